@@ -1,0 +1,256 @@
+package correlate
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/weftdata/weft/event"
+)
+
+var seedFlag = flag.Uint64("seed", 0, "run the random tests with this one seed")
+
+// eachSeed runs a property over many seeds; a failure names the seed that repeats it.
+func eachSeed(t *testing.T, n int, f func(t *testing.T, r *rand.Rand)) {
+	t.Helper()
+	first, last := uint64(1), uint64(n)
+	if *seedFlag != 0 {
+		first, last = *seedFlag, *seedFlag
+	} else {
+		extra := uint64(time.Now().UnixNano())
+		t.Run(fmt.Sprintf("seed=%d", extra), func(t *testing.T) { f(t, rand.New(rand.NewPCG(extra, 1))) })
+	}
+	for s := first; s <= last; s++ {
+		t.Run(fmt.Sprintf("seed=%d", s), func(t *testing.T) { f(t, rand.New(rand.NewPCG(s, 1))) })
+	}
+}
+
+func randomConfig(r *rand.Rand, retention event.Micros) *Config {
+	spans := []event.Micros{40, 60, 100, 333, 100_000}
+	bounds := []int{1, 2, 3, 8, 1000}
+	return testConfig(spans[r.IntN(len(spans))], bounds[r.IntN(len(bounds))], retention)
+}
+
+// feed applies events in random batches, handing out changes now and then.
+func feed(r *rand.Rand, c *Core, events []refEvent, out Output) {
+	for len(events) > 0 {
+		n := min(len(events), 1+r.IntN(1+r.IntN(60)))
+		if err := c.Apply(batchOf(events[:n]), out); err != nil {
+			panic(err)
+		}
+		events = events[n:]
+		if r.IntN(3) == 0 {
+			c.Flush(out)
+		}
+	}
+}
+
+// TestReference compares the core with the definition, for unordered input with repeated events.
+func TestReference(t *testing.T) {
+	eachSeed(t, 600, func(t *testing.T, r *rand.Rand) {
+		cfg := randomConfig(r, 0)
+		events := randomEvents(r, 10+r.IntN(250), event.Micros(200+r.IntN(3000)))
+		want := reference(cfg, events)
+
+		again := slices.Clone(events)
+		for range r.IntN(50) {
+			again = append(again, events[r.IntN(len(events))])
+		}
+		r.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := newTable(t, cfg)
+		feed(r, c, again, out)
+		c.Flush(out)
+		out.compare(want, "before the end")
+		c.Advance(event.MaxTime, out)
+		c.Flush(out)
+		out.compare(want, "at the end")
+	})
+}
+
+// TestStream drives the core as a stream does: nearly in order, with a watermark that leaves some events late, sealing
+// sessions on the way. What is left equals the definition over the events that were not late.
+func TestStream(t *testing.T) {
+	eachSeed(t, 600, func(t *testing.T, r *rand.Rand) {
+		retention := event.Micros(r.IntN(80))
+		cfg := randomConfig(r, retention)
+		events := randomEvents(r, 10+r.IntN(300), event.Micros(300+r.IntN(1+r.IntN(6000))))
+		jitter := 1 + r.IntN(1+r.IntN(400))
+		arrival := map[string]event.Micros{}
+		for i := range events {
+			arrival[events[i].identity()] = events[i].time + event.Micros(r.IntN(jitter))
+		}
+		slices.SortFunc(events, func(a, b refEvent) int { return int(arrival[a.identity()] - arrival[b.identity()]) })
+
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := newTable(t, cfg)
+		delay := event.Micros(r.IntN(100))
+		flush := r.IntN(3) > 0
+		newest := event.MinTime
+		for left := events; len(left) > 0; {
+			n := min(len(left), 1+r.IntN(20))
+			for _, e := range left[:n] {
+				newest = max(newest, e.time)
+			}
+			if err := c.Apply(batchOf(left[:n]), out); err != nil {
+				t.Fatal(err)
+			}
+			if r.IntN(4) == 0 { // an event that comes again changes nothing; it may be told as late once it is forgotten
+				again := newTable(t, cfg)
+				if err := c.Apply(batchOf(events[:1+r.IntN(len(events)-len(left)+n)]), again); err != nil {
+					t.Fatal(err)
+				}
+			}
+			left = left[n:]
+			if r.IntN(6) == 0 {
+				c = restored(t, cfg, c)
+			}
+			c.Advance(newest-delay, out)
+			if flush && r.IntN(2) == 0 {
+				c.Flush(out)
+			}
+		}
+		c.Advance(event.MaxTime, out)
+		c.Flush(out)
+		kept := slices.DeleteFunc(slices.Clone(events), func(e refEvent) bool { return out.late[e.identity()] })
+		out.compare(reference(cfg, kept), "stream")
+	})
+}
+
+// restored takes a snapshot and continues from it; a restored core writes the same snapshot.
+func restored(t *testing.T, cfg *Config, c *Core) *Core {
+	t.Helper()
+	snapshot := c.AppendSnapshot(nil)
+	again, err := Restore(*cfg, snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again.AppendSnapshot(nil), snapshot) {
+		t.Fatal("a restored core writes another snapshot")
+	}
+	return again
+}
+
+// TestRestart runs a stream twice from one snapshot, with other batches after it: what the first run wrote after the
+// snapshot is repaired by what the second writes, if the sink is set back to the snapshot first.
+func TestRestart(t *testing.T) {
+	eachSeed(t, 300, func(t *testing.T, r *rand.Rand) {
+		cfg := randomConfig(r, 1000)
+		events := randomEvents(r, 10+r.IntN(200), event.Micros(200+r.IntN(2000)))
+		want := reference(cfg, events)
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := newTable(t, cfg)
+		cut := r.IntN(len(events))
+		feed(r, c, events[:cut], out)
+		snapshot := c.AppendSnapshot(nil)
+		saved := out.clone()
+
+		feed(r, c, events[cut:cut+r.IntN(len(events)-cut)], out) // lost in the crash
+		c, err = Restore(*cfg, snapshot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		feed(r, c, events[cut:], saved)
+		c.Advance(event.MaxTime, saved)
+		c.Flush(saved)
+		saved.compare(want, "after the restart")
+	})
+}
+
+// TestMiddle starts in the middle of the input, a session's reach before the range of interest. Sessions that start in
+// the range equal those of the whole input, endless chains included.
+func TestMiddle(t *testing.T) {
+	eachSeed(t, 400, func(t *testing.T, r *rand.Rand) {
+		cfg := randomConfig(r, 0)
+		if cfg.Session.MaxSpan > 1000 {
+			cfg.Session.MaxSpan = 200
+		}
+		horizon := event.Micros(1000 + r.IntN(4000))
+		events := randomEvents(r, 50+r.IntN(400), horizon)
+		from := event.Micros(r.Int64N(int64(horizon)))
+		to := from + event.Micros(r.Int64N(int64(horizon)))
+		reach := cfg.Session.MaxSpan + 40 // the largest gap
+		want := reference(cfg, events)
+		part := slices.DeleteFunc(slices.Clone(events), func(e refEvent) bool { return e.time < from-reach || e.time > to+reach })
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := newTable(t, cfg)
+		feed(r, c, part, out)
+		c.Advance(event.MaxTime, out)
+		c.Flush(out)
+		got := map[string]string{}
+		for id, row := range out.rows {
+			if s := out.start[id]; s >= from && s < to {
+				got[out.first[id]] = row
+			}
+		}
+		for k := range want.rows {
+			if s := want.start[k]; s < from || s >= to {
+				delete(want.rows, k)
+			}
+		}
+		compareMaps(t, "sessions that start in the range", got, want.rows)
+	})
+}
+
+// TestShards splits the input by a field that sessions share: the shards' rows together are the whole's.
+func TestShards(t *testing.T) {
+	eachSeed(t, 200, func(t *testing.T, r *rand.Rand) {
+		cfg := randomConfig(r, 0)
+		events := randomEvents(r, 20+r.IntN(200), event.Micros(200+r.IntN(3000)))
+		for i := range events { // the shard of an event is part of all its keys
+			shard := r.IntN(4)
+			events[i].group = shard
+			for kind, values := range events[i].keys {
+				for k := range values {
+					events[i].keys[kind][k] = fmt.Sprintf("s%d-%s", shard, values[k])
+				}
+			}
+		}
+		want := reference(cfg, events)
+		whole := newTable(t, cfg)
+		cells := map[string][]int64{}
+		for shard := range 4 {
+			c, err := New(*cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := newTable(t, cfg)
+			feed(r, c, slices.DeleteFunc(slices.Clone(events), func(e refEvent) bool { return e.group != shard }), out)
+			c.Advance(event.MaxTime, out)
+			c.Flush(out)
+			maps.Copy(whole.rows, out.rows)
+			maps.Copy(whole.first, out.first)
+			for k, v := range out.cells {
+				var a, b, s int64
+				fmt.Sscanf(v, "[%d %d %d]", &a, &b, &s)
+				if cells[k] == nil {
+					cells[k] = make([]int64, 3)
+				}
+				cells[k][0] += a
+				cells[k][1] += b
+				cells[k][2] += s
+			}
+		}
+		for k, v := range cells {
+			whole.cells[k] = fmt.Sprint(v)
+		}
+		whole.compare(want, "four shards")
+	})
+}
