@@ -44,6 +44,32 @@ type Config struct {
 	Scenarios      []Scenario
 	Reports        []Report
 	Seed           uint64 // of the hash of key values; equal to the decoders'
+	// Range is which sessions the core owns, by start; the zero value owns all. Others are linked but not handed out, and
+	// events too far from the range to matter are passed over.
+	Range Range
+}
+
+// Range is a half-open range of time, from From to before To. The zero Range is all of time.
+type Range struct{ From, To event.Micros }
+
+// all tells whether the range is unbounded.
+func (r Range) all() bool { return r == Range{} }
+
+// Contains tells whether t is in the range.
+func (r Range) Contains(t event.Micros) bool { return r.all() || t >= r.From && t < r.To }
+
+// Near returns the times of the events that can matter to the sessions of Range.
+func (c *Config) Near() Range {
+	if c.Range.all() {
+		return Range{}
+	}
+	// Within a session's reach on either side every endless chain shows that it is one.
+	reach := event.Micros(0)
+	for _, k := range c.Kinds {
+		reach = max(reach, k.Gap)
+	}
+	reach += c.Session.MaxSpan
+	return Range{c.Range.From - reach, c.Range.To + reach}
 }
 
 // Kind is a kind of link key.
@@ -121,6 +147,9 @@ func (c *Config) Validate() error {
 	if c.Session.Settle < 0 || c.Session.Retention < 0 {
 		bad("settle and retention must not be negative")
 	}
+	if !c.Range.all() && c.Range.From >= c.Range.To {
+		bad("range from %d to %d is empty", c.Range.From, c.Range.To)
+	}
 	if c.TimelineEvents < 0 || c.TimelineEvents > TimelineEventsMax {
 		bad("timeline of %d events: expected 1 to %d", c.TimelineEvents, TimelineEventsMax)
 	}
@@ -161,6 +190,7 @@ type Stats struct {
 	Duplicates int64 // dropped: their identity was known
 	Folded     int64 // accepted, but equal to another event by their source's dedupe fields
 	Late       int64
+	Outside    int64 // passed over: too far from Config.Range
 
 	OpenEvents   int64 // in live timelines
 	OpenSessions int64

@@ -16,6 +16,7 @@ type Core struct {
 	cfg       Config
 	retention event.Micros
 	gapMax    event.Micros
+	near      Range // events that can matter to a session that starts in cfg.Range
 
 	watermark event.Micros
 	seq       uint64
@@ -102,6 +103,7 @@ func New(cfg Config) (*Core, error) {
 	for _, k := range cfg.Kinds {
 		c.gapMax = max(c.gapMax, k.Gap)
 	}
+	c.near = cfg.Near()
 	c.texts.init()
 	c.fields.stride = max(1, len(cfg.Fields))
 	c.steps.init(cfg.Steps)
@@ -146,6 +148,10 @@ func (c *Core) Apply(b *event.Batch, out Output) error {
 		e := &b.Events[i]
 		values := b.Values[start:e.Vals]
 		start = e.Vals
+		if !c.near.Contains(e.Time) {
+			c.stats.Outside++
+			continue
+		}
 		if c.seen.has(e) {
 			c.stats.Duplicates++
 			continue

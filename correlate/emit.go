@@ -42,22 +42,17 @@ func (c *Core) Flush(out Output) {
 func (c *Core) emit(out Output, final bool, frags ...uint32) {
 	row := &c.row
 	over := c.fill(row, frags)
-	c.rules.classify(row, over)
-
-	var contrib []int64
-	number, owner := uint32(0), uint32(0)
-	if final {
-		contrib = c.contrib
-	} else {
-		number, contrib = c.contribs.get()
-		owner = frags[0]
-		for _, k := range frags[1:] {
-			if c.startsBefore(k, owner) {
-				owner = k
-			}
-		}
+	owned := c.cfg.Range.Contains(row.Start)
+	if owned {
+		c.rules.classify(row, over)
 	}
-	c.reports.add(c, row, contrib)
+	number, contrib := uint32(0), c.contrib
+	if owned {
+		if !final {
+			number, contrib = c.contribs.get()
+		}
+		c.reports.add(c, row, contrib)
+	}
 
 	for _, k := range frags {
 		f := c.frags.at(k)
@@ -65,7 +60,7 @@ func (c *Core) emit(out Output, final bool, frags ...uint32) {
 		for e := f.emitted; e != 0; {
 			m := c.emitted.at(e)
 			c.reports.retract(c.contribs.at(m.contrib))
-			if m.id != row.ID {
+			if m.id != row.ID || !owned {
 				c.seq++
 				out.Tombstone(c.seq, m.id)
 			}
@@ -76,7 +71,16 @@ func (c *Core) emit(out Output, final bool, frags ...uint32) {
 		}
 		f.emitted = 0
 	}
+	if !owned {
+		return
+	}
 	if !final {
+		owner := frags[0]
+		for _, k := range frags[1:] {
+			if c.startsBefore(k, owner) {
+				owner = k
+			}
+		}
 		e, m := c.emitted.get()
 		*m = emitted{id: row.ID, contrib: number}
 		c.frags.at(owner).emitted = e

@@ -1,0 +1,468 @@
+package archive
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/format"
+
+	"github.com/weftdata/weft/archive/pqfile"
+	"github.com/weftdata/weft/event"
+)
+
+const (
+	// OriginHeader names the header that holds a record's identity from before it was produced again or repartitioned.
+	OriginHeader = "weft-origin"
+	// RejectBytes is how much of a value over event.RecordBytesMax is kept.
+	RejectBytes = 1 << 10
+
+	fillBytesMax = 1 << 30
+)
+
+// Reader reads the archived records of a file, or of all *.parquet files of a folder in order of name. It is not safe for
+// concurrent use.
+type Reader struct {
+	paths []string
+	file  *file // nil: none is open
+	read  int64 // bytes of the files that are done
+	size  int64
+	stats Stats
+	err   error
+}
+
+// Stats counts what was read.
+type Stats struct {
+	Records     int64
+	OtherTopics int64 // rows of topics that were not asked for
+	NullValues  int64 // rows whose value is null: a deletion in a compacted topic, not an event
+}
+
+// Open opens a file or a folder. A folder without *.parquet files is an error; folders within it are not looked at.
+func Open(path string) (*Reader, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err // names the operation and the path
+	}
+	r := &Reader{paths: []string{path}, size: info.Size()}
+	if info.IsDir() {
+		if r.paths, r.size, err = list(path); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.openNext(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func list(folder string) (paths []string, size int64, err error) {
+	entries, err := os.ReadDir(folder) // sorted by name
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, e := range entries {
+		if e.IsDir() || !strings.HasSuffix(e.Name(), ".parquet") {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return nil, 0, err
+		}
+		paths = append(paths, filepath.Join(folder, e.Name()))
+		size += info.Size()
+	}
+	if len(paths) == 0 {
+		return nil, 0, fmt.Errorf("read %s: the folder has no *.parquet files", folder)
+	}
+	return paths, size, nil
+}
+
+// openNext opens the first of the paths that are left.
+func (r *Reader) openNext() error {
+	f, err := openFile(r.paths[0])
+	if err != nil {
+		return err
+	}
+	r.file, r.paths = f, r.paths[1:]
+	return nil
+}
+
+// Size returns the size of all files in bytes.
+func (r *Reader) Size() int64 { return r.size }
+
+// BytesRead returns how many bytes of Size are done, in steps of row groups.
+func (r *Reader) BytesRead() int64 {
+	if r.file == nil {
+		return r.read
+	}
+	return r.read + r.file.done
+}
+
+// Stats returns what was counted so far.
+func (r *Reader) Stats() Stats { return r.stats }
+
+// Close closes the files.
+func (r *Reader) Close() error {
+	r.err = os.ErrClosed
+	if r.file == nil {
+		return nil
+	}
+	f := r.file
+	r.file = nil
+	return f.close()
+}
+
+// Fill appends about maxBytes of values of a topic's records to the batch, as records of the given source. A record has the
+// partition and offset of its weft-origin header where it has one. A malformed header, and a value longer than
+// event.RecordBytesMax, make a reject.
+//
+// more is false when all files ended. On an error the batch still holds the records before it.
+func (r *Reader) Fill(b *event.Batch, source uint16, topic string, maxBytes int) (more bool, err error) {
+	if r.err != nil {
+		return false, r.err
+	}
+	maxBytes = min(max(maxBytes, 1), fillBytesMax)
+	if math.MaxUint32-len(b.Data) < maxBytes+event.RecordBytesMax {
+		return false, fmt.Errorf("read archive: the batch is full: it holds %d bytes", len(b.Data))
+	}
+	end := len(b.Data) + maxBytes
+	for r.file != nil {
+		fill := filler{batch: b, source: source, topic: topic, end: end, stats: &r.stats}
+		done, err := r.file.fill(&fill)
+		if err != nil {
+			r.err = err
+			return false, err
+		}
+		if !done {
+			return true, nil
+		}
+		if err := r.nextFile(); err != nil {
+			r.err = err
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+func (r *Reader) nextFile() error {
+	r.read += r.file.Size()
+	f := r.file
+	r.file = nil
+	if err := f.close(); err != nil || len(r.paths) == 0 {
+		return err
+	}
+	return r.openNext()
+}
+
+// file is one open file.
+type file struct {
+	*pqfile.File
+	path    string
+	columns [headerValueColumn + 1]int // leaf numbers; -1: the file has no such column
+	scale   timeScale
+	group   int   // row group that is being read
+	left    int64 // its rows
+	done    int64 // bytes of row groups that are done
+	open    bool
+	cursors [headerValueColumn + 1]cursor
+
+	originText []byte
+}
+
+// timeScale makes microseconds of a timestamp.
+type timeScale struct{ times, by int64 }
+
+func openFile(path string) (*file, error) {
+	p, err := pqfile.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &file{File: p, path: path, scale: timeScale{1, 1}}
+	err = pqfile.Guard(f.mapColumns)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), p.Close())
+	}
+	return f, nil
+}
+
+// mapColumns finds the columns of the layout by name. Files of other writers may order them otherwise, leave out key,
+// timestamp and headers, and have headers as a map or a list.
+func (f *file) mapColumns() error {
+	for i := range f.columns {
+		f.columns[i] = -1
+	}
+	schema := f.Schema()
+	for _, path := range schema.Columns() {
+		leaf, _ := schema.Lookup(path...)
+		column, kinds := columnOf(path)
+		if column < 0 {
+			continue
+		}
+		if kind := leaf.Node.Type().Kind(); !slices.Contains(kinds, kind) {
+			return fmt.Errorf("column %q has type %v; expected %v", strings.Join(path, "."), kind, kinds[0])
+		}
+		if repeated := column >= headerKeyColumn; repeated != (leaf.MaxRepetitionLevel == 1) || leaf.MaxRepetitionLevel > 1 {
+			return fmt.Errorf("column %q is repeated %d-fold", strings.Join(path, "."), leaf.MaxRepetitionLevel)
+		}
+		f.columns[column] = leaf.ColumnIndex
+		f.cursors[column].maxDef = byte(leaf.MaxDefinitionLevel)
+		if column == timestampColumn {
+			f.scale = scaleOf(leaf.Node.Type().LogicalType())
+		}
+	}
+	for column, name := range []string{topicColumn: "topic", partitionColumn: "partition", offsetColumn: "offset", valueColumn: "value"} {
+		if name != "" && f.columns[column] < 0 {
+			return fmt.Errorf("it has no column %q; expected topic, partition, offset, timestamp, key, value, headers", name)
+		}
+	}
+	if (f.columns[headerKeyColumn] < 0) != (f.columns[headerValueColumn] < 0) {
+		return errors.New("its headers have no key or no value")
+	}
+	return nil
+}
+
+// columnOf tells which column of the layout a path is, and the types it may have; -1: none.
+func columnOf(path []string) (int, []parquet.Kind) {
+	text, long := []parquet.Kind{parquet.ByteArray}, []parquet.Kind{parquet.Int64, parquet.Int32}
+	if len(path) == 1 {
+		switch path[0] {
+		case "topic":
+			return topicColumn, text
+		case "partition":
+			return partitionColumn, long
+		case "offset":
+			return offsetColumn, long
+		case "timestamp":
+			return timestampColumn, long[:1]
+		case "value":
+			return valueColumn, text
+		}
+	}
+	if path[0] == "headers" {
+		switch path[len(path)-1] {
+		case "key":
+			return headerKeyColumn, text
+		case "value":
+			return headerValueColumn, text
+		}
+	}
+	return -1, nil
+}
+
+func scaleOf(t *format.LogicalType) timeScale {
+	if t != nil {
+		if timestamp, ok := t.Value.(*format.TimestampType); ok {
+			switch timestamp.Unit.Value.(type) {
+			case *format.MilliSeconds:
+				return timeScale{1000, 1}
+			case *format.NanoSeconds:
+				return timeScale{1, 1000}
+			}
+		}
+	}
+	return timeScale{1, 1}
+}
+
+func (f *file) close() error {
+	return errors.Join(f.closeGroup(), f.File.Close())
+}
+
+func (f *file) closeGroup() error {
+	var errs []error
+	for i := range f.cursors {
+		errs = append(errs, f.cursors[i].close())
+		f.cursors[i] = cursor{maxDef: f.cursors[i].maxDef}
+	}
+	f.open = false
+	return errors.Join(errs...)
+}
+
+func (f *file) openGroup() error {
+	for i, column := range f.columns {
+		if column < 0 {
+			continue
+		}
+		pages, err := f.Pages(f.group, column)
+		if err != nil {
+			return err
+		}
+		f.cursors[i].pages = pages
+	}
+	f.left = f.RowGroups()[f.group].NumRows()
+	f.open = true
+	return nil
+}
+
+// filler is where a Fill puts records.
+type filler struct {
+	batch  *event.Batch
+	source uint16
+	topic  string
+	end    int // of batch.Data
+	stats  *Stats
+}
+
+// fill reads rows until the batch has enough; done tells that the file ended.
+func (f *file) fill(to *filler) (done bool, err error) {
+	err = pqfile.Guard(func() error {
+		done, err = f.rows(to)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("read %s: row group %d: %w", f.path, f.group, err)
+	}
+	return done, nil
+}
+
+func (f *file) rows(to *filler) (done bool, err error) {
+	for f.group < len(f.RowGroups()) {
+		if !f.open {
+			if err := f.openGroup(); err != nil {
+				return false, err
+			}
+		}
+		for ; f.left > 0; f.left-- {
+			if len(to.batch.Data) >= to.end {
+				return false, nil
+			}
+			if err := f.row(to); err != nil {
+				return false, err
+			}
+		}
+		if err := f.closeGroup(); err != nil {
+			return false, err
+		}
+		f.done += f.Metadata().RowGroups[f.group].TotalCompressedSize
+		f.group++
+	}
+	return true, nil
+}
+
+// row takes one row: it steps over one entry of each column, and over all headers.
+func (f *file) row(to *filler) error {
+	var at [headerKeyColumn]int
+	for i := range at {
+		if f.columns[i] < 0 {
+			at[i] = -1
+			continue
+		}
+		c := &f.cursors[i]
+		if c.entry == c.entries {
+			if err := c.need(); err != nil {
+				return err
+			}
+		}
+		at[i] = c.take()
+	}
+	origin, err := f.origin()
+	if err != nil {
+		return err
+	}
+	if at[topicColumn] < 0 || string(f.cursors[topicColumn].bytes(at[topicColumn])) != to.topic {
+		to.stats.OtherTopics++
+		return nil
+	}
+	if at[valueColumn] < 0 {
+		to.stats.NullValues++
+		return nil
+	}
+	if at[partitionColumn] < 0 || at[offsetColumn] < 0 {
+		return errors.New("a row has no partition or no offset")
+	}
+	r := event.Record{Source: to.source, Offset: f.cursors[offsetColumn].long(at[offsetColumn]), Timestamp: event.MinTime}
+	partition := f.cursors[partitionColumn].long(at[partitionColumn])
+	if partition != int64(int32(partition)) {
+		return fmt.Errorf("partition %d is out of range", partition)
+	}
+	r.Partition = int32(partition)
+	if at[timestampColumn] >= 0 {
+		r.Timestamp = f.scale.micros(f.cursors[timestampColumn].long(at[timestampColumn]))
+	}
+	to.add(r, f.cursors[valueColumn].bytes(at[valueColumn]), origin)
+	return nil
+}
+
+func (s timeScale) micros(t int64) event.Micros {
+	if t > math.MaxInt64/s.times || t < math.MinInt64/s.times {
+		return event.MinTime // no such time
+	}
+	return event.Micros(t * s.times / s.by)
+}
+
+// origin steps over the headers of a row and returns the value of the last one named OriginHeader; nil: there is none.
+func (f *file) origin() (origin []byte, err error) {
+	if f.columns[headerKeyColumn] < 0 {
+		return nil, nil
+	}
+	keys, values := &f.cursors[headerKeyColumn], &f.cursors[headerValueColumn]
+	for first := true; ; first = false {
+		more, err := keys.next()
+		if err != nil {
+			return nil, err
+		}
+		if !more && first {
+			return nil, errEarly
+		}
+		if !more || !first && keys.reps[keys.entry] == 0 {
+			return origin, nil
+		}
+		if err := values.need(); err != nil {
+			return nil, err
+		}
+		key, value := keys.take(), values.take()
+		if key < 0 || string(keys.bytes(key)) != OriginHeader {
+			continue
+		}
+		f.originText = f.originText[:0] // a copy: the page may go before the row's headers end
+		if value >= 0 {
+			f.originText = append(f.originText, values.bytes(value)...)
+		}
+		origin = f.originText
+	}
+}
+
+// add adds a record or, where something is wrong with it, a reject.
+func (to *filler) add(r event.Record, value, origin []byte) {
+	to.stats.Records++
+	if len(value) > event.RecordBytesMax {
+		to.reject(r, value[:RejectBytes], event.ReasonTooLong,
+			fmt.Sprintf("the value has %d bytes; at most %d are allowed", len(value), event.RecordBytesMax))
+		return
+	}
+	if origin != nil {
+		partition, offset, ok := parseOrigin(origin)
+		if !ok {
+			to.reject(r, value, event.ReasonSyntax,
+				fmt.Sprintf("header %s is %q; expected topic/partition/offset", OriginHeader, origin[:min(len(origin), 100)]))
+			return
+		}
+		r.Partition, r.Offset = partition, offset
+	}
+	to.batch.Add(r, value)
+}
+
+func (to *filler) reject(r event.Record, raw []byte, reason event.Reason, detail string) {
+	r.Off, r.Len = uint32(len(to.batch.Data)), uint32(len(raw))
+	to.batch.Data = append(to.batch.Data, raw...)
+	to.batch.Rejects = append(to.batch.Rejects, event.Reject{Record: r, Reason: reason, Detail: detail})
+}
+
+// parseOrigin reads "topic/partition/offset". A topic has no slash.
+func parseOrigin(text []byte) (partition int32, offset int64, ok bool) {
+	topic, rest, found := bytes.Cut(text, []byte{'/'})
+	p, o, found2 := bytes.Cut(rest, []byte{'/'})
+	if !found || !found2 || len(topic) == 0 {
+		return 0, 0, false
+	}
+	n, err := strconv.ParseUint(string(p), 10, 31)
+	m, err2 := strconv.ParseUint(string(o), 10, 63)
+	return int32(n), int64(m), err == nil && err2 == nil
+}

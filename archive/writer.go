@@ -1,0 +1,158 @@
+// Package archive writes and reads archived raw records as Parquet files; docs/formats/archive.md describes their layout.
+package archive
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+
+	"github.com/weftdata/weft/event"
+)
+
+// RowGroupBytes is the raw size at which a row group ends: what a reader must decode to reach one row is bounded by it.
+const RowGroupBytes = 64 << 20
+
+// pageBytes is the raw size at which a page ends.
+const pageBytes = 1 << 20
+
+// Record is one raw record as Kafka holds it.
+type Record struct {
+	Topic     string
+	Partition int32
+	Offset    int64
+	Timestamp event.Micros // the broker's; event.MinTime: none
+	Key       []byte       // nil: null, unlike empty
+	Value     []byte       // nil: null, unlike empty
+	Headers   []Header     // in order; names may repeat
+}
+
+// Header is one header of a record.
+type Header struct {
+	Key   string
+	Value []byte // nil: null
+}
+
+// layout declares the columns.
+type layout struct {
+	Topic     string   `parquet:"topic,dict"`
+	Partition int32    `parquet:"partition,dict"`
+	Offset    int64    `parquet:"offset,delta"`
+	Timestamp int64    `parquet:"timestamp,optional,timestamp(microsecond),delta"`
+	Key       []byte   `parquet:"key,optional"`
+	Value     []byte   `parquet:"value,optional"`
+	Headers   []header `parquet:"headers,list"`
+}
+
+type header struct {
+	Key   string `parquet:"key,dict"`
+	Value []byte `parquet:"value,optional"`
+}
+
+// The leaf columns in order.
+const (
+	topicColumn = iota
+	partitionColumn
+	offsetColumn
+	timestampColumn
+	keyColumn
+	valueColumn
+	headerKeyColumn
+	headerValueColumn
+)
+
+// Writer writes one file of records, sorted by topic, partition and offset.
+type Writer struct {
+	w    *parquet.Writer
+	rows int64
+	last Record // the fields of its order
+	size int    // raw bytes of the row group
+	row  parquet.Row
+}
+
+// NewWriter starts a file.
+func NewWriter(w io.Writer) *Writer {
+	return &Writer{w: parquet.NewWriter(w, parquet.SchemaOf(new(layout)), parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest}),
+		parquet.PageBufferSize(pageBytes), parquet.DataPageStatistics(false), parquet.CreatedBy("weft", "archive", "1"),
+		// Bounds are whole values: of a column of large ones they would blow up the headers and help nobody.
+		parquet.SkipPageBounds("key"), parquet.SkipPageBounds("value"), parquet.SkipPageBounds("headers", "list", "element", "value"),
+		parquet.SortingWriterConfig(parquet.SortingColumns(parquet.Ascending("topic"), parquet.Ascending("partition"),
+			parquet.Ascending("offset"))))}
+}
+
+// Write appends a record. Records must come in order of topic, partition and offset, each once.
+func (w *Writer) Write(r *Record) error {
+	if w.rows > 0 && !before(&w.last, r) {
+		return fmt.Errorf("write archive: record %s/%d/%d comes after %s/%d/%d: expected order of topic, partition, offset",
+			r.Topic, r.Partition, r.Offset, w.last.Topic, w.last.Partition, w.last.Offset)
+	}
+	w.rows++
+	w.last = Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
+	size := w.build(r)
+	if _, err := w.w.WriteRows([]parquet.Row{w.row}); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	if w.size += size; w.size < RowGroupBytes {
+		return nil
+	}
+	w.size = 0
+	if err := w.w.Flush(); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	return nil
+}
+
+func before(a, b *Record) bool {
+	if a.Topic != b.Topic {
+		return a.Topic < b.Topic
+	}
+	if a.Partition != b.Partition {
+		return a.Partition < b.Partition
+	}
+	return a.Offset < b.Offset
+}
+
+// build makes the row of a record and returns its raw size.
+func (w *Writer) build(r *Record) int {
+	timestamp := parquet.NullValue().Level(0, 0, timestampColumn)
+	if r.Timestamp != event.MinTime {
+		timestamp = parquet.Int64Value(int64(r.Timestamp)).Level(0, 1, timestampColumn)
+	}
+	w.row = append(w.row[:0],
+		parquet.ByteArrayValue([]byte(r.Topic)).Level(0, 0, topicColumn),
+		parquet.Int32Value(r.Partition).Level(0, 0, partitionColumn),
+		parquet.Int64Value(r.Offset).Level(0, 0, offsetColumn),
+		timestamp,
+		nullable(r.Key, 0, 0, keyColumn),
+		nullable(r.Value, 0, 0, valueColumn))
+	if len(r.Headers) == 0 {
+		w.row = append(w.row, parquet.NullValue().Level(0, 0, headerKeyColumn),
+			parquet.NullValue().Level(0, 0, headerValueColumn))
+	}
+	size := len(r.Topic) + 8 + 8 + 4 + len(r.Key) + len(r.Value)
+	for i, h := range r.Headers {
+		w.row = append(w.row, parquet.ByteArrayValue([]byte(h.Key)).Level(min(i, 1), 1, headerKeyColumn))
+		size += len(h.Key) + len(h.Value)
+	}
+	for i, h := range r.Headers { // a column's values stand together
+		w.row = append(w.row, nullable(h.Value, min(i, 1), 1, headerValueColumn))
+	}
+	return size
+}
+
+// nullable makes a value of an optional column; nullLevel is the definition level of null.
+func nullable(v []byte, repetition, nullLevel, column int) parquet.Value {
+	if v == nil {
+		return parquet.NullValue().Level(repetition, nullLevel, column)
+	}
+	return parquet.ByteArrayValue(v).Level(repetition, nullLevel+1, column)
+}
+
+// Close writes the footer, without which the file cannot be read. It does not close the io.Writer.
+func (w *Writer) Close() error {
+	if err := w.w.Close(); err != nil {
+		return fmt.Errorf("write archive: %w", err)
+	}
+	return nil
+}

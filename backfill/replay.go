@@ -1,0 +1,472 @@
+// Package backfill runs the operator core over bounded input: files of records now, ranges of the archive next.
+package backfill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/weftdata/weft/archive"
+	"github.com/weftdata/weft/correlate"
+	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/lines"
+	"github.com/weftdata/weft/operator"
+	"github.com/weftdata/weft/results"
+)
+
+// Input is a file of records of one source, or a folder of Parquet files.
+type Input struct {
+	Source string
+	Path   string // "-" is standard input
+}
+
+// ReplayConfig says what to replay. The zero values of the optional members have defaults.
+type ReplayConfig struct {
+	Job    *operator.Job
+	Inputs []Input
+	Out    string          // folder for the results
+	Format results.Format  // default parquet
+	Range  correlate.Range // sessions to publish, by start; zero: all
+
+	MemoryBytes int64  // bound of the state and of what is sorted; default half of the machine's memory
+	Decoders    int    // default one per processor
+	TempDir     string // for what does not fit in memory; default os.TempDir
+	BatchBytes  int    // raw bytes decoded at a time; default 256 KiB
+
+	Progress func(Progress) // called a few times a second, from one goroutine; may be nil
+}
+
+// Progress is how far a replay is.
+type Progress struct {
+	Phase     string // reading, sorting, linking, writing
+	BytesRead int64
+	BytesAll  int64 // 0 where it is not known
+	Records   int64
+}
+
+// Validate fills in defaults and reports everything wrong at once.
+func (c *ReplayConfig) Validate() error {
+	var errs []error
+	if c.Format == "" {
+		c.Format = results.Parquet
+	}
+	if c.Format != results.Parquet && c.Format != results.JSONL {
+		errs = append(errs, fmt.Errorf("format %q: expected parquet or jsonl", c.Format))
+	}
+	if c.Out == "" {
+		errs = append(errs, errors.New("no folder for the results"))
+	}
+	if len(c.Inputs) == 0 {
+		errs = append(errs, errors.New("no input"))
+	}
+	if c.MemoryBytes == 0 {
+		c.MemoryBytes = memoryBytes() / 2
+	}
+	if c.MemoryBytes < MemoryBytesMin {
+		errs = append(errs, fmt.Errorf("memory of %d bytes: at least %d are needed", c.MemoryBytes, int64(MemoryBytesMin)))
+	}
+	if c.Decoders == 0 {
+		c.Decoders = runtime.GOMAXPROCS(0)
+	}
+	if c.BatchBytes == 0 {
+		c.BatchBytes = 256 << 10
+	}
+	if c.TempDir == "" {
+		c.TempDir = os.TempDir()
+	}
+	return errors.Join(errs...)
+}
+
+// MemoryBytesMin is the least bound of memory that a replay accepts.
+const MemoryBytesMin = 16 << 20
+
+// errMemory says that the state outgrew its bound.
+var errMemory = errors.New("the open sessions outgrew the memory bound")
+
+// Replay correlates all input and writes sessions, rejects, reports and summary.json into the output folder. What does
+// not fit in memory is sorted on disk, so nothing is ever late and the result does not depend on the bound.
+func Replay(ctx context.Context, cfg ReplayConfig) (*Summary, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	started, cpu := time.Now(), cpuSeconds()
+	r := &replay{cfg: &cfg, job: cfg.Job}
+	sources, err := r.resolve()
+	if err != nil {
+		return nil, err
+	}
+	// Try in memory: the state of a purchase's events is smaller than their text, so most inputs fit. What does not is
+	// found out early, and the work done until then is small beside sorting.
+	s, err := r.inMemory(ctx, sources)
+	if errors.Is(err, errMemory) {
+		s, err = r.onDisk(ctx, sources)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.Seconds = time.Since(started).Seconds()
+	s.CPUSeconds = cpuSeconds() - cpu
+	s.rates()
+	return s, s.write(filepath.Join(cfg.Out, "summary.json"))
+}
+
+type replay struct {
+	cfg *ReplayConfig
+	job *operator.Job
+}
+
+// source is an input with the number of its source.
+type source struct {
+	Input
+	number uint16
+	topic  string
+}
+
+// resolve finds the sources that the inputs name.
+func (r *replay) resolve() ([]source, error) {
+	var out []source
+	var errs []error
+	for _, in := range r.cfg.Inputs {
+		found := false
+		for i, s := range r.job.Spec.Sources {
+			if s.Name == in.Source {
+				out = append(out, source{in, uint16(i), s.Topic})
+				found = true
+			}
+		}
+		if !found {
+			var names []string
+			for _, s := range r.job.Spec.Sources {
+				names = append(names, s.Name)
+			}
+			errs = append(errs, fmt.Errorf("input %s=%s: job %s has no source %q; its sources are %s",
+				in.Source, in.Path, r.job.Spec.Job, in.Source, strings.Join(names, ", ")))
+		}
+	}
+	seen := map[uint16]string{}
+	for _, s := range out {
+		if other, ok := seen[s.number]; ok {
+			errs = append(errs, fmt.Errorf("source %s has two inputs, %s and %s: lines of both would have the same offsets; concatenate the files, or replay an archive folder", s.Source, other, s.Path))
+		}
+		seen[s.number] = s.Path
+	}
+	return out, errors.Join(errs...)
+}
+
+// records is an open input.
+type records interface {
+	Fill(b *event.Batch, maxBytes int) (more bool, err error)
+	BytesRead() int64
+	Size() int64
+	Close() error
+}
+
+type textRecords struct {
+	*lines.Reader
+	source uint16
+}
+
+func (t textRecords) Fill(b *event.Batch, maxBytes int) (bool, error) {
+	return t.Reader.Fill(b, t.source, maxBytes)
+}
+
+type parquetRecords struct {
+	*archive.Reader
+	source uint16
+	topic  string
+}
+
+func (p parquetRecords) Fill(b *event.Batch, maxBytes int) (bool, error) {
+	return p.Reader.Fill(b, p.source, p.topic, maxBytes)
+}
+
+// open opens an input: a folder or a file that starts as Parquet does is an archive, anything else is text.
+func open(s source) (records, error) {
+	parquet, err := isParquet(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	if parquet {
+		a, err := archive.Open(s.Path)
+		if err != nil {
+			return nil, err
+		}
+		return parquetRecords{a, s.number, s.topic}, nil
+	}
+	l, err := lines.Open(s.Path)
+	if err != nil {
+		return nil, err
+	}
+	return textRecords{l, s.number}, nil
+}
+
+func isParquet(path string) (bool, error) {
+	if path == "-" {
+		return false, nil
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", path, errors.Unwrap(err))
+	}
+	if info.IsDir() {
+		files, err := filepath.Glob(filepath.Join(path, "*.parquet"))
+		if err == nil && len(files) == 0 {
+			err = fmt.Errorf("read %s: it is a folder without .parquet files; name a file", path)
+		}
+		return true, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return false, fmt.Errorf("read %s: %w", path, errors.Unwrap(err))
+	}
+	defer f.Close()
+	var magic [4]byte
+	_, err = io.ReadFull(f, magic[:])
+	return err == nil && string(magic[:]) == "PAR1", nil
+}
+
+// pipeline reads, decodes and hands over batches. Reading follows event time: the input that is furthest behind is read
+// next, so that the records of one session come close together and the state that they touch is warm.
+type pipeline struct {
+	cfg     *ReplayConfig
+	job     *operator.Job
+	inputs  []*pipelineInput
+	records atomic.Int64
+}
+
+type pipelineInput struct {
+	source
+	reader   records
+	size     int64
+	frontier atomic.Int64 // largest event time decoded
+	flying   atomic.Int32 // batches read and not yet decoded
+	stats    SourceStats
+}
+
+type pipelineBatch struct {
+	event.Batch
+	input *pipelineInput
+}
+
+func (r *replay) pipeline(sources []source) (*pipeline, error) {
+	p := &pipeline{cfg: r.cfg, job: r.job}
+	var errs []error
+	for _, s := range sources {
+		reader, err := open(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("input %s: %w", s.Source, err))
+			continue
+		}
+		in := &pipelineInput{source: s, reader: reader, size: reader.Size()}
+		in.frontier.Store(int64(event.MinTime))
+		p.inputs = append(p.inputs, in)
+	}
+	if len(errs) > 0 {
+		p.close()
+		return nil, errors.Join(errs...)
+	}
+	return p, nil
+}
+
+func (p *pipeline) close() {
+	for _, in := range p.inputs {
+		in.reader.Close()
+	}
+}
+
+// run calls take with every decoded batch, in no particular order, from one goroutine; an error of take or of a read
+// ends it.
+func (p *pipeline) run(ctx context.Context, take func(*pipelineBatch) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	pool := make(chan *pipelineBatch, 2*p.cfg.Decoders+len(p.inputs)+2)
+	for range cap(pool) {
+		pool <- &pipelineBatch{}
+	}
+	raw := make(chan *pipelineBatch)
+	decoded := make(chan *pipelineBatch, p.cfg.Decoders)
+
+	var decoders sync.WaitGroup
+	for range p.cfg.Decoders {
+		d, err := p.job.NewDecoder()
+		if err != nil {
+			return err
+		}
+		decoders.Go(func() {
+			for b := range raw {
+				d.Decode(&b.Batch)
+				p.note(b)
+				select {
+				case decoded <- b:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		defer close(raw)
+		if err := p.read(ctx, pool, raw); err != nil {
+			cancel(err)
+		}
+	})
+	go func() {
+		reader.Wait()
+		decoders.Wait()
+		close(decoded)
+	}()
+	for b := range decoded {
+		if context.Cause(ctx) == nil {
+			if err := take(b); err != nil {
+				cancel(err)
+			}
+		}
+		b.Reset()
+		pool <- b
+	}
+	return context.Cause(ctx)
+}
+
+// note counts a decoded batch.
+func (p *pipeline) note(b *pipelineBatch) {
+	last := int64(event.MinTime)
+	for i := range b.Events {
+		last = max(last, int64(b.Events[i].Time))
+	}
+	for {
+		old := b.input.frontier.Load()
+		if old >= last || b.input.frontier.CompareAndSwap(old, last) {
+			break
+		}
+	}
+	b.input.flying.Add(-1)
+}
+
+// read fills batches, from the input that is furthest behind in event time, until all are at their end.
+func (p *pipeline) read(ctx context.Context, pool, raw chan *pipelineBatch) error {
+	left := append([]*pipelineInput(nil), p.inputs...)
+	for len(left) > 0 {
+		next := 0
+		for i, in := range left[1:] {
+			if in.before(left[next]) {
+				next = i + 1
+			}
+		}
+		in := left[next]
+		var b *pipelineBatch
+		select {
+		case b = <-pool:
+		case <-ctx.Done():
+			return nil
+		}
+		b.input = in
+		more, err := in.reader.Fill(&b.Batch, p.cfg.BatchBytes)
+		if err != nil {
+			return fmt.Errorf("input %s: %w", in.Source, err)
+		}
+		if !more {
+			left = append(left[:next], left[next+1:]...)
+		}
+		p.records.Add(int64(len(b.Records)))
+		in.flying.Add(1)
+		select {
+		case raw <- b:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return nil
+}
+
+// before tells which of two inputs to read next. What is in flight has no known time yet, so an input with less of it
+// goes first.
+func (in *pipelineInput) before(other *pipelineInput) bool {
+	if a, b := in.flying.Load(), other.flying.Load(); a != b {
+		return a < b
+	}
+	return in.frontier.Load() < other.frontier.Load()
+}
+
+// progress reports how much was read.
+func (p *pipeline) progress(phase string) Progress {
+	out := Progress{Phase: phase, Records: p.records.Load()}
+	for _, in := range p.inputs {
+		out.BytesRead += in.reader.BytesRead()
+		out.BytesAll += max(in.size, 0)
+	}
+	return out
+}
+
+// watch reports progress until stop is called.
+func (r *replay) watch(progress func() Progress) (stop func()) {
+	if r.cfg.Progress == nil {
+		return func() {}
+	}
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				r.cfg.Progress(progress())
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() { close(done); wg.Wait() }
+}
+
+// inMemory links everything as it comes and hands out sessions at the end.
+func (r *replay) inMemory(ctx context.Context, sources []source) (*Summary, error) {
+	p, err := r.pipeline(sources)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	out, err := r.newSink()
+	if err != nil {
+		return nil, err
+	}
+	defer out.abort()
+	cfg := r.job.Config
+	cfg.Range = r.cfg.Range
+	core, err := correlate.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	var phase atomic.Value
+	phase.Store("reading")
+	stop := r.watch(func() Progress { return p.progress(phase.Load().(string)) })
+	defer stop()
+	err = p.run(ctx, func(b *pipelineBatch) error {
+		if err := out.batch(b); err != nil {
+			return err
+		}
+		if err := core.Apply(&b.Batch, out); err != nil {
+			return err
+		}
+		if core.StateBytes() > r.cfg.MemoryBytes {
+			return errMemory
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	phase.Store("writing")
+	out.s.state(core)
+	core.Advance(event.MaxTime, out)
+	core.Flush(out)
+	return out.finish(p, core.Stats())
+}

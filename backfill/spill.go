@@ -1,0 +1,363 @@
+package backfill
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+
+	"github.com/weftdata/weft/correlate"
+	"github.com/weftdata/weft/event"
+)
+
+// Input that does not fit in memory is sorted by event time on disk, in runs that are merged: then a session can be
+// handed out as soon as time has passed it, and only open sessions are held. Where the job is sharded each part of the
+// key groups is merged by itself, so only a part of the open sessions is held at a time.
+
+const (
+	spillParts       = 16      // of a sharded job
+	mergeBatchEvents = 4096    // events linked between two moves of the watermark
+	runBufferBytes   = 1 << 18 // read at a time from each run
+)
+
+// onDisk sorts all events on disk, then links them in order of time.
+func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error) {
+	for _, s := range sources {
+		if s.Path == "-" {
+			return nil, fmt.Errorf("input %s: what comes from standard input does not fit in %d bytes of memory, and cannot be read twice; write it to a file, or allow more with --memory", s.Source, r.cfg.MemoryBytes)
+		}
+	}
+	p, err := r.pipeline(sources)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	out, err := r.newSink()
+	if err != nil {
+		return nil, err
+	}
+	defer out.abort()
+	dir, err := os.MkdirTemp(r.cfg.TempDir, "weft-replay-")
+	if err != nil {
+		return nil, fmt.Errorf("make a folder to sort in: %w", err)
+	}
+	defer os.RemoveAll(dir)
+
+	cfg := r.job.Config
+	cfg.Range = r.cfg.Range
+	cfg.Session.Retention = 0 // events come in order
+	sorter := &sorter{dir: dir, near: cfg.Near(), parts: 1, limit: int(min(r.cfg.MemoryBytes/4, 1<<30))}
+	if r.job.Spec.ShardBy != "" {
+		sorter.parts = spillParts
+	}
+	var phase atomic.Value
+	phase.Store("sorting")
+	stop := r.watch(func() Progress { return p.progress(phase.Load().(string)) })
+	defer stop()
+	err = p.run(ctx, func(b *pipelineBatch) error {
+		if err := out.batch(b); err != nil {
+			return err
+		}
+		return sorter.add(&b.Batch)
+	})
+	if err == nil {
+		err = sorter.flush()
+	}
+	if err != nil {
+		return nil, err
+	}
+	phase.Store("linking")
+	total := correlate.Stats{Outside: sorter.outside}
+	for part := range sorter.parts {
+		stats, err := r.merge(ctx, sorter, part, cfg, out)
+		if err != nil {
+			return nil, err
+		}
+		total.Events += stats.Events
+		total.Duplicates += stats.Duplicates
+		total.Folded += stats.Folded
+		total.Late += stats.Late
+	}
+	out.s.SpilledBytes = sorter.spilled
+	return out.finish(p, total)
+}
+
+// merge links the events of one part in order of time.
+func (r *replay) merge(ctx context.Context, s *sorter, part int, cfg correlate.Config, out *sink) (correlate.Stats, error) {
+	core, err := correlate.New(cfg)
+	if err != nil {
+		return correlate.Stats{}, err
+	}
+	m, err := s.open(part)
+	if err != nil {
+		return correlate.Stats{}, err
+	}
+	defer m.close()
+	var b event.Batch
+	for n := 0; ; n++ {
+		b.Reset()
+		for len(b.Events) < mergeBatchEvents && len(m.runs) > 0 {
+			if err := m.next(&b); err != nil {
+				return correlate.Stats{}, err
+			}
+		}
+		if len(b.Events) == 0 {
+			break
+		}
+		if err := core.Apply(&b, out); err != nil {
+			return correlate.Stats{}, err
+		}
+		if n%64 == 0 {
+			out.s.state(core)
+		}
+		core.Advance(b.Events[len(b.Events)-1].Time, out)
+		switch {
+		case out.err != nil:
+			return correlate.Stats{}, out.err
+		case ctx.Err() != nil:
+			return correlate.Stats{}, context.Cause(ctx)
+		case core.StateBytes() > r.cfg.MemoryBytes:
+			return correlate.Stats{}, fmt.Errorf("%w of %d bytes although only open sessions are held (%d events): allow more with --memory, lower the gaps or max_span, or shard the job (shard_by)",
+				errMemory, r.cfg.MemoryBytes, core.Stats().OpenEvents)
+		}
+	}
+	out.s.state(core)
+	core.Advance(event.MaxTime, out)
+	core.Flush(out)
+	return core.Stats(), out.err
+}
+
+// sorter writes sorted runs. A run is a file of events in order of (part, time); one part of it is a segment.
+type sorter struct {
+	dir   string
+	near  correlate.Range
+	parts int
+	limit int // bytes that are sorted at a time
+
+	data    []byte // encoded events
+	index   []spillRef
+	runs    []spillRun
+	spilled int64
+	outside int64
+}
+
+type spillRef struct {
+	time event.Micros
+	off  uint32
+	part uint16
+}
+
+type spillRun struct {
+	path  string
+	start []int64 // of each part, and the end of the last
+}
+
+func (s *sorter) add(b *event.Batch) error {
+	start := uint32(0)
+	for i := range b.Events {
+		e := &b.Events[i]
+		values := b.Values[start:e.Vals]
+		start = e.Vals
+		if !s.near.Contains(e.Time) {
+			s.outside++
+			continue
+		}
+		s.index = append(s.index, spillRef{e.Time, uint32(len(s.data)), uint16(int(e.Group) * s.parts / event.KeyGroups)})
+		s.data = appendEvent(s.data, b, e, values)
+	}
+	if len(s.data)+16*len(s.index) >= s.limit {
+		return s.flush()
+	}
+	return nil
+}
+
+// flush writes what is held as a run.
+func (s *sorter) flush() error {
+	if len(s.index) == 0 {
+		return nil
+	}
+	slices.SortFunc(s.index, func(a, b spillRef) int {
+		if a.part != b.part {
+			return int(a.part) - int(b.part)
+		}
+		return cmp.Compare(a.time, b.time)
+	})
+	run := spillRun{path: filepath.Join(s.dir, fmt.Sprintf("run-%06d", len(s.runs)))}
+	f, err := os.Create(run.path)
+	if err != nil {
+		return fmt.Errorf("sort on disk: %w", err)
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	at := int64(0)
+	for _, r := range s.index {
+		for len(run.start) <= int(r.part) {
+			run.start = append(run.start, at)
+		}
+		n := spillHeader + int(binary.LittleEndian.Uint32(s.data[r.off:]))
+		w.Write(s.data[r.off : int(r.off)+n]) // bufio keeps the error for Flush
+		at += int64(n)
+	}
+	for len(run.start) <= s.parts {
+		run.start = append(run.start, at)
+	}
+	if err := errors.Join(w.Flush(), f.Close()); err != nil {
+		return fmt.Errorf("sort on disk: %w", err)
+	}
+	s.runs = append(s.runs, run)
+	s.spilled += at
+	s.data, s.index = s.data[:0], s.index[:0]
+	return nil
+}
+
+// An encoded event: 4 bytes with the length of what follows, the fixed members, the step, then each value.
+const (
+	spillHeader = 4
+	spillFixed  = 8 + 8 + 4 + 2 + 2 + 2 + 2 + 2
+	spillValue  = 8 + 2 + 1 + 1
+)
+
+func appendEvent(dst []byte, b *event.Batch, e *event.Event, values []event.Value) []byte {
+	le := binary.LittleEndian
+	at := len(dst)
+	step := b.Steps[e.Step]
+	dst = le.AppendUint32(dst, 0)
+	dst = le.AppendUint64(dst, uint64(e.Time))
+	dst = le.AppendUint64(dst, uint64(e.Offset))
+	dst = le.AppendUint32(dst, uint32(e.Partition))
+	dst = le.AppendUint16(dst, e.Index)
+	dst = le.AppendUint16(dst, e.Source)
+	dst = le.AppendUint16(dst, e.Group)
+	dst = le.AppendUint16(dst, uint16(len(values)))
+	dst = le.AppendUint16(dst, uint16(len(step)))
+	dst = append(dst, step...)
+	for i := range values {
+		v := &values[i]
+		dst = le.AppendUint64(dst, v.Bits)
+		dst = le.AppendUint16(dst, v.Len)
+		dst = append(dst, v.ID, byte(v.Kind))
+		dst = append(dst, b.Bytes(v)...)
+	}
+	le.PutUint32(dst[at:], uint32(len(dst)-at-spillHeader))
+	return dst
+}
+
+// decodeEvent appends an encoded event, without its header, to a batch.
+func decodeEvent(b *event.Batch, p []byte) {
+	le := binary.LittleEndian
+	e := event.Event{
+		Time: event.Micros(le.Uint64(p)), Offset: int64(le.Uint64(p[8:])), Partition: int32(le.Uint32(p[16:])),
+		Index: le.Uint16(p[20:]), Source: le.Uint16(p[22:]), Group: le.Uint16(p[24:]),
+	}
+	n, step := int(le.Uint16(p[26:])), int(le.Uint16(p[28:]))
+	p = p[spillFixed:]
+	e.Step = b.Step(p[:step])
+	p = p[step:]
+	for range n {
+		v := event.Value{Bits: le.Uint64(p), Len: le.Uint16(p[8:]), ID: p[10], Kind: event.ValueKind(p[11]), Off: uint32(len(b.Data))}
+		b.Data = append(b.Data, p[spillValue:spillValue+int(v.Len)]...)
+		b.Values = append(b.Values, v)
+		p = p[spillValue+int(v.Len):]
+	}
+	e.Vals = uint32(len(b.Values))
+	b.Events = append(b.Events, e)
+}
+
+// merger reads the segments of one part in order of time. runs is a heap; the first has the least time.
+type merger struct{ runs []*runReader }
+
+type runReader struct {
+	f    *os.File
+	r    *bufio.Reader
+	buf  []byte // the next event
+	time event.Micros
+}
+
+func (s *sorter) open(part int) (*merger, error) {
+	m := &merger{}
+	for _, run := range s.runs {
+		n := run.start[part+1] - run.start[part]
+		if n == 0 {
+			continue
+		}
+		f, err := os.Open(run.path)
+		if err != nil {
+			m.close()
+			return nil, fmt.Errorf("sort on disk: %w", err)
+		}
+		rr := &runReader{f: f, r: bufio.NewReaderSize(io.NewSectionReader(f, run.start[part], n), runBufferBytes)}
+		m.runs = append(m.runs, rr)
+		if _, err := rr.read(); err != nil {
+			m.close()
+			return nil, err
+		}
+	}
+	for i := len(m.runs)/2 - 1; i >= 0; i-- {
+		m.down(i)
+	}
+	return m, nil
+}
+
+// read loads the next event of a run; ok is false at its end.
+func (r *runReader) read() (ok bool, err error) {
+	var header [spillHeader]byte
+	if _, err := io.ReadFull(r.r, header[:]); err == io.EOF {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("sort on disk: %w", err)
+	}
+	n := int(binary.LittleEndian.Uint32(header[:]))
+	r.buf = slices.Grow(r.buf[:0], n)[:n]
+	if _, err := io.ReadFull(r.r, r.buf); err != nil {
+		return false, fmt.Errorf("sort on disk: %w", err)
+	}
+	r.time = event.Micros(binary.LittleEndian.Uint64(r.buf))
+	return true, nil
+}
+
+// next appends the earliest event to a batch.
+func (m *merger) next(b *event.Batch) error {
+	r := m.runs[0]
+	decodeEvent(b, r.buf)
+	ok, err := r.read()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		r.f.Close()
+		last := len(m.runs) - 1
+		m.runs[0] = m.runs[last]
+		m.runs = m.runs[:last]
+	}
+	m.down(0)
+	return nil
+}
+
+func (m *merger) down(i int) {
+	for {
+		least := i
+		for _, k := range []int{2*i + 1, 2*i + 2} {
+			if k < len(m.runs) && m.runs[k].time < m.runs[least].time {
+				least = k
+			}
+		}
+		if least == i {
+			return
+		}
+		m.runs[i], m.runs[least] = m.runs[least], m.runs[i]
+		i = least
+	}
+}
+
+func (m *merger) close() {
+	for _, r := range m.runs {
+		r.f.Close()
+	}
+	m.runs = nil
+}

@@ -1,0 +1,140 @@
+// Package operator compiles a job spec into the one operator core that streaming, backfill and replay all drive: the
+// decoders of its sources, and the configuration of a correlation core with its rules.
+package operator
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/weftdata/weft/correlate"
+	"github.com/weftdata/weft/decode"
+	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/jobspec"
+	"github.com/weftdata/weft/rules"
+)
+
+// Job is a compiled spec.
+type Job struct {
+	Spec   *jobspec.Spec
+	Config correlate.Config // of a core; a driver sets Range where it owns a part of time
+
+	options decode.Options
+}
+
+// Compile compiles a spec. seed should be chosen at random by the process, so that nobody can prepare key values that
+// collide; results do not depend on it. An error is of type jobspec.Problems where the spec is at fault.
+func Compile(spec *jobspec.Spec, seed uint64, assets decode.Assets) (*Job, error) {
+	j := &Job{Spec: spec, options: decode.Options{Seed: seed, Assets: assets}}
+	set, problems := check(spec, j.options)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	j.Config = config(spec, set)
+	j.Config.Seed = seed
+	if err := j.Config.Validate(); err != nil {
+		return nil, fmt.Errorf("compile job %s: %w", spec.Job, err)
+	}
+	return j, nil
+}
+
+// Check returns everything that keeps a spec from compiling.
+func Check(spec *jobspec.Spec, assets decode.Assets) jobspec.Problems {
+	_, problems := check(spec, decode.Options{Assets: assets})
+	return problems
+}
+
+func check(spec *jobspec.Spec, o decode.Options) (*rules.Set, jobspec.Problems) {
+	var problems jobspec.Problems
+	for i := range spec.Sources {
+		if _, err := decode.New(spec, i, o); err != nil {
+			problems = append(problems, asProblems(err)...)
+		}
+	}
+	set, err := rules.Compile(spec)
+	if err != nil {
+		problems = append(problems, asProblems(err)...)
+	}
+	return set, problems
+}
+
+func asProblems(err error) jobspec.Problems {
+	var ps jobspec.Problems
+	if errors.As(err, &ps) {
+		return ps
+	}
+	var p *jobspec.Problem
+	if errors.As(err, &p) {
+		return jobspec.Problems{p}
+	}
+	return jobspec.Problems{{Message: err.Error()}}
+}
+
+func config(spec *jobspec.Spec, set *rules.Set) correlate.Config {
+	c := correlate.Config{
+		Steps: set.Steps,
+		Session: correlate.Session{
+			MaxSpan:   micros(spec.Session.MaxSpan),
+			Settle:    micros(spec.Session.Settle),
+			Retention: micros(spec.Session.Retention),
+		},
+		TimelineEvents: spec.Limits.TimelineEvents,
+		Scenarios:      set.Scenarios,
+	}
+	for _, s := range spec.Sources {
+		c.Topics = append(c.Topics, s.Topic)
+	}
+	for _, k := range spec.Kinds {
+		c.Kinds = append(c.Kinds, correlate.Kind{Name: k.Name, Gap: micros(k.Gap)})
+	}
+	for _, f := range spec.Fields {
+		c.Fields = append(c.Fields, correlate.Field{Name: f.Name, Int: f.Type == jobspec.IntField})
+	}
+	ops := map[jobspec.MeasureOp]correlate.Op{
+		jobspec.CountSessions: correlate.CountSessions,
+		jobspec.CountScenario: correlate.CountScenario,
+		jobspec.SumField:      correlate.SumField,
+		jobspec.SumDuration:   correlate.SumDuration,
+		jobspec.SumEvents:     correlate.SumEvents,
+	}
+	for _, r := range spec.Reports {
+		report := correlate.Report{Name: r.Name, Every: micros(r.Every), By: r.By}
+		for _, m := range r.Measures {
+			measure := correlate.Measure{Name: m.Name, Op: ops[m.Op]}
+			switch m.Op {
+			case jobspec.CountScenario:
+				measure.Arg = m.Scenario
+			case jobspec.SumField:
+				measure.Arg = m.Field
+			}
+			report.Measures = append(report.Measures, measure)
+		}
+		c.Reports = append(c.Reports, report)
+	}
+	return c
+}
+
+func micros(d time.Duration) event.Micros { return event.Micros(d.Microseconds()) }
+
+// Decoder decodes batches of all sources of a job. It keeps scratch memory: use one per goroutine.
+type Decoder struct{ bySource []decode.Decoder }
+
+// NewDecoder returns a decoder for the job's records.
+func (j *Job) NewDecoder() (*Decoder, error) {
+	d := &Decoder{}
+	for i := range j.Spec.Sources {
+		one, err := decode.New(j.Spec, i, j.options)
+		if err != nil {
+			return nil, fmt.Errorf("source %s: %w", j.Spec.Sources[i].Name, err)
+		}
+		d.bySource = append(d.bySource, one)
+	}
+	return d, nil
+}
+
+// Decode appends the events and rejects of the batch's records to the batch.
+func (d *Decoder) Decode(b *event.Batch) {
+	for _, r := range b.Records {
+		d.bySource[r.Source].Decode(b, r)
+	}
+}
