@@ -3,6 +3,7 @@ package backfill
 import (
 	"bufio"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -115,9 +116,10 @@ func (k *sink) Tombstone(_ uint64, id correlate.ID) {
 
 // Cell takes in a part of a report cell.
 func (k *sink) Cell(_ uint64, c *correlate.Cell) {
-	key := fmt.Appendf(k.key[:0], "%05d %020d", c.Report, c.Window)
+	key := binary.BigEndian.AppendUint32(k.key[:0], uint32(c.Report))
+	key = binary.BigEndian.AppendUint64(key, uint64(c.Window)^1<<63) // sorts as the time does
 	for _, v := range c.By {
-		key = fmt.Appendf(key, "\x00%s", v)
+		key = append(binary.BigEndian.AppendUint32(key, uint32(len(v))), v...)
 	}
 	k.key = key
 	if cell, ok := k.cells[string(key)]; ok {

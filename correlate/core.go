@@ -41,7 +41,7 @@ type Core struct {
 	stats Stats
 	// scratch
 	row       Row
-	fieldBy   []RowEvent // the events that gave row.Fields
+	fieldBy   []fieldSlot // that gave row.Fields
 	merged    []RowEvent
 	contrib   []int64
 	list      []uint32
@@ -78,10 +78,36 @@ type comp struct {
 	inDirty  bool
 }
 
-// fieldSlot is a fragment's value of a field, and the event that gave it.
+// fieldSlot is a fragment's value of a field, and the event that gave it: the least one that has the field.
 type fieldSlot struct {
-	by   RowEvent // of the least event that has the field; fold 1 marks a slot in use
-	bits uint64   // the integer, or number<<16|length of a text
+	time      event.Micros
+	offset    int64
+	bits      uint64 // the integer, or number<<16|length of a text
+	partition int32
+	index     uint16
+	source    uint8
+	used      bool
+}
+
+// before tells whether the event of s is less than that of o.
+func (s *fieldSlot) before(o *fieldSlot) bool {
+	if s.time != o.time {
+		return s.time < o.time
+	}
+	return s.tieBefore(o)
+}
+
+func (s *fieldSlot) tieBefore(o *fieldSlot) bool {
+	if s.source != o.source {
+		return s.source < o.source
+	}
+	if s.partition != o.partition {
+		return s.partition < o.partition
+	}
+	if s.offset != o.offset {
+		return s.offset < o.offset
+	}
+	return s.index < o.index
 }
 
 // New returns an empty core.
@@ -113,7 +139,7 @@ func New(cfg Config) (*Core, error) {
 	c.rules.init(&c.cfg)
 	c.contrib = make([]int64, c.contribs.stride)
 	c.row.Fields = make([]RowField, len(cfg.Fields))
-	c.fieldBy = make([]RowEvent, len(cfg.Fields))
+	c.fieldBy = make([]fieldSlot, len(cfg.Fields))
 	for _, t := range cfg.Topics {
 		c.topicHash = append(c.topicHash, event.Hash(0, []byte(t)))
 	}
@@ -211,6 +237,7 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 
 	// Extend the runs or start new ones, and join the components of runs in reach in other cells.
 	k := 0
+	var fields []fieldSlot
 	for i := range values {
 		v := &values[i]
 		switch v.Kind {
@@ -218,7 +245,10 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 			c.addKey(target, c.heads[k], v, b.Bytes(v), e.Time, cell)
 			k++
 		case event.StringValue, event.IntValue:
-			c.setField(f, v, b, &re)
+			if fields == nil {
+				fields = c.fieldsOf(f)
+			}
+			c.setField(fields, v, b, &re)
 		}
 	}
 	c.addEvent(target, f, &re)
@@ -277,32 +307,37 @@ func (c *Core) addKey(fragment, head uint32, v *event.Value, value []byte, t, ce
 	c.keys.add(&c.texts, head, i)
 }
 
-// setField takes over a field's value if e is the least event so far that has one.
-func (c *Core) setField(f *frag, v *event.Value, b *event.Batch, e *RowEvent) {
-	var slots []fieldSlot
+// fieldsOf returns the slots of a fragment's fields.
+func (c *Core) fieldsOf(f *frag) (slots []fieldSlot) {
 	if f.fields == 0 {
 		f.fields, slots = c.fields.get()
-	} else {
-		slots = c.fields.at(f.fields)
+		return slots
 	}
+	return c.fields.at(f.fields)
+}
+
+// setField takes over a field's value if e is the least event so far that has one.
+func (c *Core) setField(slots []fieldSlot, v *event.Value, b *event.Batch, e *RowEvent) {
 	s := &slots[v.ID]
-	if s.by.fold != 0 && !e.less(&s.by) {
-		return
+	n := fieldSlot{time: e.Time, offset: e.Offset, partition: e.Partition, index: e.Index, source: uint8(e.Source), used: true}
+	if s.used {
+		if !n.before(s) {
+			return
+		}
+		c.dropField(s, int(v.ID))
 	}
-	c.dropField(s, int(v.ID))
-	s.by = *e
-	s.by.fold = 1
 	if v.Kind == event.IntValue {
-		s.bits = v.Bits
+		n.bits = v.Bits
 	} else {
 		value := b.Bytes(v)
-		s.bits = uint64(c.texts.add(value))<<16 | uint64(len(value))
+		n.bits = uint64(c.texts.add(value))<<16 | uint64(len(value))
 	}
+	*s = n
 }
 
 // dropField frees the text of a slot.
 func (c *Core) dropField(s *fieldSlot, field int) {
-	if s.by.fold != 0 && !c.cfg.Fields[field].Int {
+	if s.used && !c.cfg.Fields[field].Int {
 		c.texts.drop(uint32(s.bits>>16), int(s.bits&0xffff))
 	}
 }
@@ -401,13 +436,12 @@ func (c *Core) mergeFrags(a, b uint32) uint32 {
 		} else {
 			mine := c.fields.at(f.fields)
 			for i, s := range c.fields.at(g.fields) {
-				if s.by.fold == 0 {
-					continue
-				}
-				if mine[i].by.fold == 0 || s.by.less(&mine[i].by) {
+				switch {
+				case !s.used:
+				case !mine[i].used || s.before(&mine[i]):
 					c.dropField(&mine[i], i)
 					mine[i] = s
-				} else {
+				default:
 					c.dropField(&s, i)
 				}
 			}

@@ -123,17 +123,17 @@ func (c *Core) fill(row *Row, frags []uint32) *overflow {
 			continue
 		}
 		for i, s := range c.fields.at(f.fields) {
-			if s.by.fold == 0 || row.Fields[i].Present && !s.by.less(&c.fieldBy[i]) {
+			if !s.used || row.Fields[i].Present && !s.before(&c.fieldBy[i]) {
 				continue
 			}
-			v := RowField{Present: true, First: s.by.Time}
+			v := RowField{Present: true, First: s.time}
 			if c.cfg.Fields[i].Int {
 				v.Int = int64(s.bits)
 			} else {
 				v.Text = c.texts.get(uint32(s.bits>>16), int(s.bits&0xffff))
 			}
 			row.Fields[i] = v
-			c.fieldBy[i] = s.by
+			c.fieldBy[i] = s
 		}
 	}
 	sortKeys(row)

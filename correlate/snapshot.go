@@ -169,7 +169,7 @@ func (w *snapshotWriter) frag(i uint32, f *frag) {
 	n := 0
 	if f.fields != 0 {
 		for _, s := range w.c.fields.at(f.fields) {
-			if s.by.fold != 0 {
+			if s.used {
 				n++
 			}
 		}
@@ -177,12 +177,15 @@ func (w *snapshotWriter) frag(i uint32, f *frag) {
 	w.uint(uint64(n))
 	if n > 0 {
 		for k, s := range w.c.fields.at(f.fields) {
-			if s.by.fold == 0 {
+			if !s.used {
 				continue
 			}
 			w.uint(uint64(k))
-			last := RowEvent{Time: f.min}
-			w.event(&s.by, &last)
+			w.int(int64(s.time - f.min))
+			w.b = append(w.b, s.source)
+			w.int(int64(s.partition))
+			w.int(s.offset)
+			w.uint(uint64(s.index))
 			if w.c.cfg.Fields[k].Int {
 				w.int(int64(s.bits))
 			} else {
@@ -366,7 +369,11 @@ func (r *snapshotReader) below(n int, what string) int {
 	return int(v)
 }
 
-const eventBytesMin = 7
+// Least sizes of items, which bound how many a snapshot can have.
+const (
+	eventBytesMin = 7
+	fieldBytesMin = 7
+)
 
 const timeBound = event.Micros(1) << 60 // no sum of a few times overflows
 
@@ -557,7 +564,7 @@ func (r *snapshotReader) frag(i uint32, f *frag) {
 		f.cut = true
 		c.over[i] = o
 	}
-	for range r.count(eventBytesMin + 2) {
+	for range r.count(fieldBytesMin) {
 		k := r.below(len(c.cfg.Fields), "a field")
 		if r.err != nil {
 			return
@@ -566,13 +573,11 @@ func (r *snapshotReader) frag(i uint32, f *frag) {
 			f.fields, _ = c.fields.get()
 		}
 		s := &c.fields.at(f.fields)[k]
-		if s.by.fold != 0 {
+		if s.used {
 			r.fail("a field comes twice")
 			return
 		}
-		last := RowEvent{Time: f.min}
-		r.event(&s.by, &last)
-		s.by.fold = 1
+		*s = fieldSlot{time: r.time(f.min), source: r.bytes(1)[0], partition: int32(r.int()), offset: r.int(), index: uint16(r.uint()), used: true}
 		if c.cfg.Fields[k].Int {
 			s.bits = uint64(r.int())
 		} else {

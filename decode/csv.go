@@ -16,7 +16,7 @@ import (
 type csv struct {
 	*frame
 	delimiter byte
-	slots     []int // by column; -1 where the spec does not use it
+	columns   []int // by column its slot; -1 where the spec does not use it
 	headers   [2]string
 }
 
@@ -32,16 +32,16 @@ func newCSV(src *jobspec.Source, f *frame, _ Options) (Decoder, error) {
 	if len(format.Columns) == 0 {
 		return nil, f.problem(format.Pos, "format.columns", "the format needs the names of the columns, in order", "")
 	}
-	d := &csv{frame: f, delimiter: delimiter[0], slots: make([]int, len(format.Columns))}
-	for i := range d.slots {
-		d.slots[i] = -1
+	d := &csv{frame: f, delimiter: delimiter[0], columns: make([]int, len(format.Columns))}
+	for i := range d.columns {
+		d.columns[i] = -1
 	}
 	for slot := range f.slots {
 		column := columnOf(format.Columns, f.slots[slot].path)
 		if column < 0 {
 			return nil, f.badPath(slot, fmt.Sprintf("there is no column %q", f.slots[slot].path), "the columns are "+strings.Join(format.Columns, " "))
 		}
-		d.slots[column] = slot
+		d.columns[column] = slot
 	}
 	quoted := make([]string, len(format.Columns))
 	for i, c := range format.Columns {
@@ -79,8 +79,8 @@ func (d *csv) Decode(b *event.Batch, r event.Record) {
 	column, at := 0, 0
 	for ; ; column++ {
 		slot := -1
-		if column < len(d.slots) {
-			slot = d.slots[column]
+		if column < len(d.columns) {
+			slot = d.columns[column]
 		}
 		if !plain && at < len(line) && line[at] == '"' {
 			n := quotedLength(line[at:])
@@ -111,8 +111,8 @@ func (d *csv) Decode(b *event.Batch, r event.Record) {
 		}
 		at++ // the delimiter
 	}
-	if column+1 != len(d.slots) {
-		d.reject(b, event.ReasonSyntax, strconv.Itoa(column+1)+" columns where the spec names "+strconv.Itoa(len(d.slots)))
+	if column+1 != len(d.columns) {
+		d.reject(b, event.ReasonSyntax, strconv.Itoa(column+1)+" columns where the spec names "+strconv.Itoa(len(d.columns)))
 		return
 	}
 	d.emit(b, 0)

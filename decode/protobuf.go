@@ -92,10 +92,12 @@ type protoName struct {
 	text   constant
 }
 
+// protoElem is what to do with one element of a repeated field, or one entry of a map.
 type protoElem struct {
 	index int
 	key   string
 	field protoField
+	zero  protoDefault // of a map's value
 }
 
 // protoDefault is the zero value of a field without presence.
@@ -190,7 +192,10 @@ func (d *protobuf) message(b *event.Batch, m *protoMessage, at, end, depth int) 
 	seen := uint64(0)
 	var counts [protoCountersMax]int
 	for at < end {
-		tag, next := d.uvarint(at)
+		tag, next := uint64(d.p[at]), at+1 // most tags have one byte
+		if tag >= 0x80 {
+			tag, next = d.uvarint(at)
+		}
 		if at = next; at < 0 {
 			return -1
 		}
@@ -430,7 +435,8 @@ func (d *protobuf) giveEnum(b *event.Batch, f *protoField, v int32) {
 	d.giveInt(b, &f.leaf, int64(v))
 }
 
-// entry reads an entry of a map: a message with a key in field 1 and a value in field 2.
+// entry reads an entry of a map: a message with a key in field 1 and a value in field 2. Some writers leave out a key
+// or value that is zero.
 func (d *protobuf) entry(b *event.Batch, f *protoField, at, end, depth int) int {
 	if depth <= 0 {
 		return d.fail(event.ReasonTooDeep, "")
@@ -454,29 +460,39 @@ func (d *protobuf) entry(b *event.Batch, f *protoField, at, end, depth int) int 
 			valueAt, valueType = next, int(tag&7)
 		}
 	}
-	if keyAt < 0 || valueAt < 0 {
-		return end
-	}
 	var text [20]byte
 	key := d.keyText(text[:0], f.key, keyAt)
 	for i := range f.elems {
-		if e := &f.elems[i]; string(key) == e.key {
-			var counts [protoCountersMax]int
-			if d.field(b, &e.field, valueType, valueAt, end, depth, &counts) < 0 {
-				return -1
-			}
+		e := &f.elems[i]
+		if string(key) != e.key {
+			continue
 		}
+		if valueAt < 0 {
+			zero := e.zero.text.in(b)
+			d.give(&e.field.leaf, zero.off, zero.n, e.zero.kind)
+			break
+		}
+		var counts [protoCountersMax]int
+		if d.field(b, &e.field, valueType, valueAt, end, depth, &counts) < 0 {
+			return -1
+		}
+		break
 	}
 	return end
 }
 
-// keyText returns the text of a map's key, which has been stepped over once.
+// keyText returns the text of a map's key, which has been stepped over once; a negative position stands for zero.
 func (d *protobuf) keyText(text []byte, op protoOp, at int) []byte {
-	if op == protoBytes {
+	v := uint64(0)
+	switch {
+	case op == protoBytes && at < 0:
+		return nil
+	case op == protoBytes:
 		n, at := d.uvarint(at)
 		return d.p[at : at+int(n)]
+	case at >= 0:
+		v, _ = d.raw(op.wireType(), at)
 	}
-	v, _ := d.raw(op.wireType(), at)
 	if op == protoBool {
 		return strconv.AppendBool(text, v != 0)
 	}

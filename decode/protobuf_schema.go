@@ -135,7 +135,7 @@ func (c *protoCompiler) message(md protoreflect.MessageDescriptor, wants []want,
 		if f.number < uint64(len(m.small)) {
 			m.small[f.number] = uint16(i + 1)
 		}
-		if def, ok := protoZero(fd); ok && len(f.leaf.slots) > 0 {
+		if def := protoZero(fd); def.kind != kindAbsent && !fd.HasPresence() && len(f.leaf.slots) > 0 {
 			if len(m.defaults) == protoDefaultsMax {
 				c.tooMany = true
 				break
@@ -148,24 +148,25 @@ func (c *protoCompiler) message(md protoreflect.MessageDescriptor, wants []want,
 	return m
 }
 
-// protoZero returns the value of a field that is not in the record; ok is false where that means no value.
-func protoZero(fd protoreflect.FieldDescriptor) (def protoDefault, ok bool) {
-	if fd.HasPresence() || fd.Cardinality() == protoreflect.Repeated {
-		return def, false
-	}
+// protoZero returns the zero value of a number, boolean or enum that is not repeated, else none.
+func protoZero(fd protoreflect.FieldDescriptor) protoDefault {
+	def := protoDefault{kind: kindNumber, text: constant{text: "0"}}
 	switch fd.Kind() {
-	case protoreflect.StringKind, protoreflect.BytesKind: // empty, and so no value
-		return def, false
+	case protoreflect.StringKind, protoreflect.BytesKind, protoreflect.MessageKind, protoreflect.GroupKind:
+		return protoDefault{}
 	case protoreflect.BoolKind:
-		return protoDefault{text: constant{text: "false"}, kind: kindBool}, true
+		def = protoDefault{kind: kindBool, text: constant{text: "false"}}
 	case protoreflect.EnumKind:
 		zero := fd.Enum().Values().ByNumber(0)
 		if zero == nil {
-			return def, false
+			return protoDefault{}
 		}
-		return protoDefault{text: constant{text: string(zero.Name())}, kind: kindString}, true
+		def = protoDefault{kind: kindString, text: constant{text: string(zero.Name())}}
 	}
-	return protoDefault{text: constant{text: "0"}, kind: kindNumber}, true
+	if fd.Cardinality() == protoreflect.Repeated {
+		return protoDefault{}
+	}
+	return def
 }
 
 func protoFieldNames(md protoreflect.MessageDescriptor) string {
@@ -238,7 +239,7 @@ func (c *protoCompiler) entries(fd protoreflect.FieldDescriptor, wants []want, m
 			c.misses.add([]want{w}, "[] stands where a map is", "write the key of an entry")
 		case !slices.ContainsFunc(f.elems, func(e protoElem) bool { return e.key == seg.name }):
 			sub := below(further, func(other segment) bool { return !other.every && other.name == seg.name })
-			f.elems = append(f.elems, protoElem{key: seg.name, field: c.single(fd.MapValue(), sub, many)})
+			f.elems = append(f.elems, protoElem{key: seg.name, field: c.single(fd.MapValue(), sub, many), zero: protoZero(fd.MapValue())})
 		}
 	}
 	return f

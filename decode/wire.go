@@ -60,6 +60,9 @@ func (w *wire) uvarint(at int) (v uint64, next int) {
 
 // varint reads a zigzag number.
 func (w *wire) varint(at int) (v int64, next int) {
+	if at < len(w.p) && w.p[at] < 0x80 {
+		return zigzag(uint64(w.p[at])), at + 1
+	}
 	u, next := w.uvarint(at)
 	return zigzag(u), next
 }

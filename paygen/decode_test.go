@@ -1,9 +1,6 @@
 package paygen
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/json"
 	"testing"
 
 	"github.com/weftdata/weft/decode"
@@ -21,26 +18,11 @@ func TestDecodesAsPlanned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	truth := map[place]bool{}
-	if err := ReadTruth(bytes.NewReader(m[TruthFile].Bytes()), func(c *Chain) error {
+	truth, rejects := map[Event]bool{}, m.rejects(t)
+	for _, c := range m.chains(t) {
 		for _, e := range append(c.Events, c.Folded...) {
-			truth[placeOf(t, e)] = true
+			truth[e] = true
 		}
-		return nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	reasons := map[place]string{}
-	for scan := bufio.NewScanner(m[RejectsFile]); scan.Scan(); {
-		var r struct {
-			Source string
-			Offset int64
-			Reason string
-		}
-		if err := json.Unmarshal(scan.Bytes(), &r); err != nil {
-			t.Fatal(err)
-		}
-		reasons[placeOf(t, Event{Source: r.Source, Offset: r.Offset})] = r.Reason
 	}
 
 	for i := range spec.Sources {
@@ -53,18 +35,17 @@ func TestDecodesAsPlanned(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b event.Batch
-		for offset, line := range bytes.Split(bytes.TrimSuffix(m[files[i].file].Bytes(), []byte("\n")), []byte("\n")) {
+		for offset, line := range m.lines(files[i].file) {
 			b.Reset()
-			b.Add(event.Record{Offset: int64(offset), Source: uint16(i)}, line)
+			b.Add(event.Record{Offset: int64(offset), Source: uint16(i)}, []byte(line))
 			d.Decode(&b, b.Records[0])
-			at := place{src: source(i), offset: int64(offset)}
-			want, broken := reasons[at]
+			want, broken := rejects[name][int64(offset)]
 			if (len(b.Rejects) > 0) != broken || broken && string(b.Rejects[0].Reason) != want {
 				t.Errorf("%s:%d: rejects %v, want reason %q\n%s", name, offset, b.Rejects, want, line)
 				continue
 			}
 			for _, e := range b.Events {
-				at.index = e.Index
+				at := Event{name, int64(offset), e.Index}
 				if !truth[at] {
 					t.Errorf("%s:%d: event %d is not in the truth\n%s", name, offset, e.Index, line)
 				}
@@ -73,7 +54,7 @@ func TestDecodesAsPlanned(t *testing.T) {
 		}
 	}
 	for at := range truth {
-		t.Errorf("%s:%d: event %d was not decoded", files[at.src].name, at.offset, at.index)
+		t.Errorf("%v was not decoded", at)
 	}
 }
 
@@ -140,15 +121,4 @@ func TestJobHasTheScenarios(t *testing.T) {
 	for name := range inJob {
 		t.Errorf("the truth lacks %s", name)
 	}
-}
-
-func placeOf(t *testing.T, e Event) place {
-	t.Helper()
-	for i, f := range files {
-		if f.name == e.Source {
-			return place{source(i), e.Index, e.Offset}
-		}
-	}
-	t.Fatalf("unknown source %q", e.Source)
-	return place{}
 }

@@ -270,10 +270,10 @@ func (c *calendar) next(n int64) int64 {
 func readme(cfg Config) string {
 	s := fmt.Sprintf("A payment environment of %d purchases from %s over %s, seed %d.\n\n"+
 		"One file a source, one record a line, in order of arrival. %s lists the records that belong together and\n"+
-		"the scenarios that hold, %s the lines that cannot be decoded, %s is the job.\n\nReplay it:\n\n  weft run job.yaml --out results",
-		cfg.Orders, cfg.Start.UTC().Format(time.RFC3339), cfg.Span, cfg.Seed, TruthFile, RejectsFile, JobFile)
+		"the scenarios that hold, %s the lines that cannot be decoded, %s is the job.\n\nReplay it:\n\n  weft replay --spec %s --out results --format jsonl",
+		cfg.Orders, cfg.Start.UTC().Format(time.RFC3339), cfg.Span, cfg.Seed, TruthFile, RejectsFile, JobFile, JobFile)
 	for _, f := range files {
-		s += " \\\n    " + f.name + "=" + f.file
+		s += " \\\n    --input " + f.name + "=" + f.file
 	}
 	return s + "\n\nThen compare:\n\n  weft gen score --truth " + TruthFile + " --sessions results/sessions.jsonl\n"
 }

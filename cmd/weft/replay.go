@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"time"
@@ -48,6 +49,7 @@ func newReplayCommand() *cobra.Command {
 	c.Flags().StringVar(&f.memory, "memory", "", "memory for open sessions, such as 2GiB (default half of the machine's)")
 	c.Flags().BoolVar(&f.json, "json", false, "print the summary as JSON")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "print nothing but errors")
+	c.Flags().StringVar(&f.profile, "cpuprofile", "", "write a CPU profile for go tool pprof to this file")
 	_ = errors.Join(c.MarkFlagRequired("spec"), c.MarkFlagRequired("input"), c.MarkFlagRequired("out")) // they exist
 	_ = c.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"parquet", "jsonl"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
@@ -55,6 +57,7 @@ func newReplayCommand() *cobra.Command {
 
 type replayFlags struct {
 	spec, out, format, from, to, memory string
+	profile                             string
 	inputs                              []string
 	json, quiet                         bool
 }
@@ -90,6 +93,13 @@ func (f *replayFlags) run(c *cobra.Command) error {
 	if cfg.Job, err = compileFile(c, f.spec); err != nil {
 		return err
 	}
+	if f.profile != "" {
+		stop, err := startProfile(f.profile)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	bar := newProgressBar(c.ErrOrStderr(), f.quiet)
 	cfg.Progress = bar.show
 	summary, err := backfill.Replay(c.Context(), cfg)
@@ -110,6 +120,21 @@ func (f *replayFlags) run(c *cobra.Command) error {
 		return err
 	}
 	return printSummary(c.OutOrStdout(), summary, f.out, f.format)
+}
+
+// startProfile profiles the process until stop is called.
+func startProfile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close() // a profile cut short is of no use, and pprof says so
+	}, nil
 }
 
 // compileFile reads and compiles a spec; problems are printed with their places.
