@@ -39,7 +39,7 @@ type ReplayConfig struct {
 	MemoryBytes int64  // bound of the state and of what is sorted; default half of the machine's memory
 	Decoders    int    // default one per processor
 	TempDir     string // for what does not fit in memory; default os.TempDir
-	BatchBytes  int    // raw bytes decoded at a time; default 256 KiB
+	BatchBytes  int    // raw bytes decoded at a time; default 64 KiB
 
 	Progress func(Progress) // called a few times a second, from one goroutine; may be nil
 }
@@ -77,7 +77,7 @@ func (c *ReplayConfig) Validate() error {
 		c.Decoders = runtime.GOMAXPROCS(0)
 	}
 	if c.BatchBytes == 0 {
-		c.BatchBytes = 256 << 10
+		c.BatchBytes = 64 << 10
 	}
 	if c.TempDir == "" {
 		c.TempDir = os.TempDir()

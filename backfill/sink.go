@@ -2,13 +2,14 @@ package backfill
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,9 +31,22 @@ type sink struct {
 	reports  *results.Reports
 	digester *correlate.Digester
 	hits     []int64
-	cells    map[string]*correlate.Cell // shards hand out parts of a cell; the cell is their sum
-	key      []byte
+	cells    cells
 	err      error
+}
+
+// cells collects report cells. Shards hand out parts of a cell; the cell is their sum.
+type cells struct {
+	list     []cellRef
+	keys     []byte // of all cells: the values of the fields, each with its length before it
+	measures []int64
+}
+
+type cellRef struct {
+	report   int
+	window   event.Micros
+	key      [2]int // range of keys
+	measures int    // start in measures
 }
 
 type resultFile struct {
@@ -49,7 +63,6 @@ func (r *replay) newSink() (*sink, error) {
 		cfg:      r.cfg,
 		digester: correlate.NewDigester(&r.job.Config),
 		hits:     make([]int64, len(r.job.Config.Scenarios)),
-		cells:    map[string]*correlate.Cell{},
 	}
 	k.s = Summary{Job: r.job.Spec.Job, Inputs: map[string]SourceStats{}, Rejects: map[string]int64{}, Scenarios: map[string]int64{}}
 	meta := results.MetaOf(r.job.Spec)
@@ -116,23 +129,52 @@ func (k *sink) Tombstone(_ uint64, id correlate.ID) {
 
 // Cell takes in a part of a report cell.
 func (k *sink) Cell(_ uint64, c *correlate.Cell) {
-	key := binary.BigEndian.AppendUint32(k.key[:0], uint32(c.Report))
-	key = binary.BigEndian.AppendUint64(key, uint64(c.Window)^1<<63) // sorts as the time does
+	k.cells.add(c)
+}
+
+func (s *cells) add(c *correlate.Cell) {
+	start := len(s.keys)
 	for _, v := range c.By {
-		key = append(binary.BigEndian.AppendUint32(key, uint32(len(v))), v...)
+		s.keys = append(binary.AppendUvarint(s.keys, uint64(len(v))), v...)
 	}
-	k.key = key
-	if cell, ok := k.cells[string(key)]; ok {
-		for i, m := range c.Measures {
-			cell.Measures[i] += m
+	s.list = append(s.list, cellRef{c.Report, c.Window, [2]int{start, len(s.keys)}, len(s.measures)})
+	s.measures = append(s.measures, c.Measures...)
+}
+
+func (s *cells) key(r cellRef) []byte { return s.keys[r.key[0]:r.key[1]] }
+
+// each calls yield for every cell in order of report, window and fields, and returns their number.
+func (s *cells) each(measures func(report int) int, yield func(*correlate.Cell)) (n int64) {
+	compare := func(a, b cellRef) int {
+		if a.report != b.report {
+			return a.report - b.report
 		}
-		return
+		if a.window != b.window {
+			return cmp.Compare(a.window, b.window)
+		}
+		return bytes.Compare(s.key(a), s.key(b))
 	}
-	cell := &correlate.Cell{Report: c.Report, Window: c.Window, Measures: slices.Clone(c.Measures)}
-	for _, v := range c.By {
-		cell.By = append(cell.By, slices.Clone(v))
+	slices.SortFunc(s.list, compare)
+	var c correlate.Cell
+	for i := 0; i < len(s.list); {
+		r := s.list[i]
+		c.Report, c.Window, c.By = r.report, r.window, c.By[:0]
+		for rest := s.key(r); len(rest) > 0; {
+			size, used := binary.Uvarint(rest)
+			c.By = append(c.By, rest[used:used+int(size)])
+			rest = rest[used+int(size):]
+		}
+		m := measures(r.report)
+		c.Measures = s.measures[r.measures : r.measures+m]
+		for i++; i < len(s.list) && compare(s.list[i], r) == 0; i++ {
+			for j := range c.Measures {
+				c.Measures[j] += s.measures[s.list[i].measures+j]
+			}
+		}
+		yield(&c)
+		n++
 	}
-	k.cells[string(key)] = cell
+	return n
 }
 
 // Late cannot happen: a replay moves the watermark only over what it has read in order.
@@ -142,13 +184,13 @@ func (k *sink) Late(b *event.Batch, i int) {
 
 // finish writes the reports, completes all files and gives them their names.
 func (k *sink) finish(p *pipeline, stats correlate.Stats) (*Summary, error) {
-	for _, key := range slices.Sorted(maps.Keys(k.cells)) {
-		cell := k.cells[key]
-		k.digester.Cell(cell)
-		if err := k.reports.Write(cell); err != nil && k.err == nil {
+	measures := func(report int) int { return len(k.cfg.Job.Config.Reports[report].Measures) }
+	k.s.Cells = k.cells.each(measures, func(c *correlate.Cell) {
+		k.digester.Cell(c)
+		if err := k.reports.Write(c); err != nil && k.err == nil {
 			k.err = fmt.Errorf("write reports: %w", err)
 		}
-	}
+	})
 	err := errors.Join(k.err, k.sessions.Close(), k.rejects.Close(), k.reports.Close())
 	for _, f := range k.files {
 		err = errors.Join(err, f.w.Flush(), f.f.Close())
@@ -166,7 +208,6 @@ func (k *sink) finish(p *pipeline, stats correlate.Stats) (*Summary, error) {
 
 	s := &k.s
 	s.add(stats)
-	s.Cells = int64(len(k.cells))
 	for i, n := range k.hits {
 		s.Scenarios[k.cfg.Job.Config.Scenarios[i].Name] = n
 	}

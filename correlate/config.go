@@ -23,11 +23,12 @@ import (
 	"github.com/weftdata/weft/event"
 )
 
-// Bounds of a Config. Numbers of kinds, fields and sources fit 8 bits in the state.
+// Bounds of a Config. Numbers of kinds, fields, sources and reports fit 8 bits in the state.
 const (
 	KindsMax          = 250
 	FieldsMax         = 250
 	SourcesMax        = 250
+	ReportsMax        = 250
 	TimelineEventsMax = 2048
 )
 
@@ -152,6 +153,9 @@ func (c *Config) Validate() error {
 	}
 	if c.TimelineEvents < 0 || c.TimelineEvents > TimelineEventsMax {
 		bad("timeline of %d events: expected 1 to %d", c.TimelineEvents, TimelineEventsMax)
+	}
+	if len(c.Reports) > ReportsMax {
+		bad("%d reports: at most %d", len(c.Reports), ReportsMax)
 	}
 	for _, r := range c.Reports {
 		if r.Every <= 0 {

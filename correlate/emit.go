@@ -59,7 +59,7 @@ func (c *Core) emit(out Output, final bool, frags ...uint32) {
 		f.dirty = false
 		for e := f.emitted; e != 0; {
 			m := c.emitted.at(e)
-			c.reports.retract(c.contribs.at(m.contrib))
+			c.reports.retract(&c.cfg, c.contribs.at(m.contrib))
 			if m.id != row.ID || !owned {
 				c.seq++
 				out.Tombstone(c.seq, m.id)
@@ -287,7 +287,7 @@ func (c *Core) Stats() Stats {
 		}
 	}
 	s.OpenKeys = c.keys.runs.live()
-	s.Cells = int64(len(c.reports.byKey))
+	s.Cells = int64(c.reports.n)
 	s.StateBytes = c.StateBytes()
 	return s
 }

@@ -10,64 +10,75 @@ import (
 // reports holds the live cells. A session's contribution is kept as (cell, measures) per report, so that a change takes
 // back exactly what was added.
 type reports struct {
-	stride int // int64s of a contribution: a cell and the measures, per report
-	byKey  map[string]uint32
-	cells  []reportCell // number 0 is not used
-	free   []uint32
-	dirty  []uint32
-	key    []byte
-	num    []byte
-	size   int64
-	cell   Cell
+	stride   int // int64s of a contribution: a cell and the measures, per report
+	cells    pool[reportCell]
+	measures []strides[int64] // by report
+	slots    []uint64         // open addressing: upper half of the hash, number of the cell
+	n        int              // cells
+	keyBytes int64
+	dirty    []uint32
+	key      []byte
+	num      []byte
+	cell     Cell
 }
 
+// reportCell is one cell. Its key is the window and the values of the report's fields, each with its length before it.
 type reportCell struct {
 	key      string
-	report   int
-	window   event.Micros
-	by       [][]byte
-	measures []int64
+	hash     uint64
+	measures uint32
+	report   uint8
 	dirty    bool
 }
 
 func (r *reports) init(cfg *Config) {
-	r.byKey = map[string]uint32{}
-	r.cells = make([]reportCell, 1)
 	for _, p := range cfg.Reports {
 		r.stride += 1 + len(p.Measures)
+		r.measures = append(r.measures, strides[int64]{stride: max(1, len(p.Measures))})
 	}
 }
+
+// window returns the start of a cell's window.
+func (c *reportCell) window() event.Micros {
+	return event.Micros(binary.BigEndian.Uint64([]byte(c.key[:8])))
+}
+
+// values returns a cell's measures.
+func (r *reports) values(c *reportCell) []int64 { return r.measures[c.report].at(c.measures) }
 
 // add counts a session in its cells and writes down what it added.
 func (r *reports) add(c *Core, row *Row, contrib []int64) {
 	at := 0
 	for i := range c.cfg.Reports {
 		p := &c.cfg.Reports[i]
-		window := floor(row.Start, p.Every)
-		n := r.find(&c.cfg, i, window, row)
+		n := r.find(&c.cfg, i, row)
+		cell := r.cells.at(n)
+		sums := r.values(cell)
 		m := contrib[at+1 : at+1+len(p.Measures)]
 		contrib[at] = int64(n)
 		at += 1 + len(p.Measures)
-		cell := &r.cells[n]
 		for k := range p.Measures {
 			m[k] = measure(&p.Measures[k], row)
-			cell.measures[k] += m[k]
+			sums[k] += m[k]
 		}
-		r.touch(n)
+		r.touch(n, cell)
 	}
 	clear(contrib[at:])
 }
 
 // retract takes back what a session added.
-func (r *reports) retract(contrib []int64) {
-	for at := 0; at < r.stride; {
+func (r *reports) retract(cfg *Config, contrib []int64) {
+	at := 0
+	for i := range cfg.Reports {
 		n := uint32(contrib[at])
-		cell := &r.cells[n]
-		for k := range cell.measures {
-			cell.measures[k] -= contrib[at+1+k]
+		at++
+		cell := r.cells.at(n)
+		sums := r.values(cell)
+		for k := range cfg.Reports[i].Measures {
+			sums[k] -= contrib[at]
+			at++
 		}
-		at += 1 + len(cell.measures)
-		r.touch(n)
+		r.touch(n, cell)
 	}
 }
 
@@ -92,22 +103,73 @@ func measure(m *Measure, row *Row) int64 {
 }
 
 // find returns the number of the cell that a session counts in.
-func (r *reports) find(cfg *Config, report int, window event.Micros, row *Row) uint32 {
+func (r *reports) find(cfg *Config, report int, row *Row) uint32 {
 	p := &cfg.Reports[report]
-	k := append(r.key[:0], byte(report))
-	k = binary.BigEndian.AppendUint64(k, uint64(window))
+	r.key = binary.BigEndian.AppendUint64(r.key[:0], uint64(floor(row.Start, p.Every)))
 	for _, f := range p.By {
-		k = appendText(k, r.text(cfg, row, f))
+		r.key = appendText(r.key, r.text(cfg, row, f))
 	}
-	r.key = k
-	if n, ok := r.byKey[string(k)]; ok {
+	hash := event.Hash(uint64(report), r.key)
+	if n := r.look(hash, report, r.key); n != 0 {
 		return n
 	}
-	cell := reportCell{key: string(k), report: report, window: window, measures: make([]int64, len(p.Measures))}
-	for _, f := range p.By {
-		cell.by = append(cell.by, append([]byte(nil), r.text(cfg, row, f)...))
+	return r.insert(hash, report, string(r.key))
+}
+
+// look returns the number of a cell, or 0.
+func (r *reports) look(hash uint64, report int, key []byte) uint32 {
+	if len(r.slots) == 0 {
+		return 0
 	}
-	return r.insert(cell)
+	mask := uint64(len(r.slots) - 1)
+	for i := hash & mask; ; i = (i + 1) & mask {
+		s := r.slots[i]
+		if s == 0 {
+			return 0
+		}
+		if s>>32 == hash>>32 {
+			if c := r.cells.at(uint32(s)); int(c.report) == report && c.key == string(key) {
+				return uint32(s)
+			}
+		}
+	}
+}
+
+func (r *reports) insert(hash uint64, report int, key string) uint32 {
+	if 4*(r.n+1) > 3*len(r.slots) {
+		r.rebuild(max(64, 2*len(r.slots)))
+	}
+	n, c := r.cells.get()
+	m, _ := r.measures[report].get()
+	*c = reportCell{key: key, hash: hash, measures: m, report: uint8(report)}
+	r.put(n, hash)
+	r.n++
+	r.keyBytes += int64(len(key))
+	return n
+}
+
+func (r *reports) put(n uint32, hash uint64) {
+	mask := uint64(len(r.slots) - 1)
+	i := hash & mask
+	for r.slots[i] != 0 {
+		i = (i + 1) & mask
+	}
+	r.slots[i] = hash>>32<<32 | uint64(n)
+}
+
+// rebuild fills a new table of slots with the live cells.
+func (r *reports) rebuild(size int) {
+	r.slots = make([]uint64, size)
+	r.each(func(n uint32, c *reportCell) { r.put(n, c.hash) })
+}
+
+// each calls yield for every live cell, in order of number.
+func (r *reports) each(yield func(n uint32, c *reportCell)) {
+	for n := uint32(1); n < r.cells.next; n++ {
+		if c := r.cells.at(n); c.key != "" {
+			yield(n, c)
+		}
+	}
 }
 
 func appendText(dst, s []byte) []byte {
@@ -124,38 +186,18 @@ func (r *reports) text(cfg *Config, row *Row, field int) []byte {
 	return r.num
 }
 
-func (r *reports) insert(cell reportCell) uint32 {
-	var n uint32
-	if k := len(r.free); k > 0 {
-		n = r.free[k-1]
-		r.free = r.free[:k-1]
-		r.cells[n] = cell
-	} else {
-		n = uint32(len(r.cells))
-		r.cells = append(r.cells, cell)
-	}
-	r.byKey[cell.key] = n
-	r.size += cell.bytes()
-	return n
-}
-
-func (c *reportCell) bytes() int64 {
-	return int64(160 + 2*len(c.key) + 32*len(c.by) + 8*len(c.measures))
-}
-
-func (r *reports) touch(n uint32) {
-	if cell := &r.cells[n]; !cell.dirty {
-		cell.dirty = true
+func (r *reports) touch(n uint32, c *reportCell) {
+	if !c.dirty {
+		c.dirty = true
 		r.dirty = append(r.dirty, n)
 	}
 }
 
-// flush hands out the changed cells. A cell that no session counts in any more is handed out once with zeros, which
-// tells readers to drop it.
+// flush hands out the changed cells. A cell that no session counts in any more is handed out with zeros, which tells
+// readers to drop it.
 func (r *reports) flush(c *Core, out Output) {
 	for _, n := range r.dirty {
-		cell := &r.cells[n]
-		if cell.dirty {
+		if cell := r.cells.at(n); cell.dirty {
 			r.hand(c, cell, out)
 		}
 	}
@@ -164,26 +206,47 @@ func (r *reports) flush(c *Core, out Output) {
 
 func (r *reports) hand(c *Core, cell *reportCell, out Output) {
 	cell.dirty = false
-	r.cell = Cell{cell.report, cell.window, cell.by, cell.measures}
+	key := append(r.key[:0], cell.key...)
+	r.key = key
+	by := r.cell.By[:0]
+	for rest := key[8:]; len(rest) > 0; {
+		size, n := binary.Uvarint(rest)
+		rest = rest[n:]
+		by = append(by, rest[:size])
+		rest = rest[size:]
+	}
+	sums := r.values(cell)[:len(c.cfg.Reports[cell.report].Measures)]
+	r.cell = Cell{int(cell.report), cell.window(), by, sums}
 	c.seq++
 	out.Cell(c.seq, &r.cell)
 }
 
 // forget hands out and drops the cells of windows in which no live session can start any more.
 func (r *reports) forget(c *Core, before event.Micros, out Output) {
-	for n := 1; n < len(r.cells); n++ {
-		cell := &r.cells[n]
-		if cell.key == "" || cell.window+c.cfg.Reports[cell.report].Every > before {
-			continue
+	gone := false
+	r.each(func(n uint32, cell *reportCell) {
+		if cell.window()+c.cfg.Reports[cell.report].Every > before {
+			return
 		}
 		if cell.dirty {
 			r.hand(c, cell, out)
 		}
-		delete(r.byKey, cell.key)
-		r.size -= cell.bytes()
+		r.measures[cell.report].put(cell.measures)
+		r.keyBytes -= int64(len(cell.key))
 		*cell = reportCell{}
-		r.free = append(r.free, uint32(n))
+		r.cells.put(n)
+		r.n--
+		gone = true
+	})
+	if gone {
+		r.rebuild(len(r.slots))
 	}
 }
 
-func (r *reports) bytes() int64 { return r.size + int64(cap(r.dirty)+cap(r.free))*4 }
+func (r *reports) bytes() int64 {
+	n := r.cells.bytes() + int64(len(r.slots))*8 + r.keyBytes + int64(cap(r.dirty))*4
+	for i := range r.measures {
+		n += r.measures[i].bytes()
+	}
+	return n
+}

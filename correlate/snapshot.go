@@ -125,24 +125,17 @@ func (w *snapshotWriter) seen() {
 
 func (w *snapshotWriter) cells() {
 	r := &w.c.reports
-	w.cellNum = make(map[uint32]uint64, len(r.byKey))
-	w.uint(uint64(len(r.byKey)))
-	for n := 1; n < len(r.cells); n++ {
-		cell := &r.cells[n]
-		if cell.key == "" {
-			continue
-		}
-		w.cellNum[uint32(n)] = uint64(len(w.cellNum))
+	w.cellNum = make(map[uint32]uint64, r.n)
+	w.uint(uint64(r.n))
+	r.each(func(n uint32, cell *reportCell) {
+		w.cellNum[n] = uint64(len(w.cellNum))
 		w.uint(uint64(cell.report))
-		w.int(int64(cell.window))
-		for _, v := range cell.by {
-			w.text(v)
-		}
-		for _, m := range cell.measures {
+		w.text([]byte(cell.key))
+		for _, m := range r.values(cell) {
 			w.int(m)
 		}
 		w.flag(cell.dirty)
-	}
+	})
 }
 
 func (w *snapshotWriter) comp(p *comp) {
@@ -225,7 +218,7 @@ func (w *snapshotWriter) frag(i uint32, f *frag) {
 			number := uint32(contrib[at])
 			w.uint(w.cellNum[number])
 			at++
-			for range w.c.reports.cells[number].measures {
+			for range w.c.cfg.Reports[w.c.reports.cells.at(number).report].Measures {
 				w.int(contrib[at])
 				at++
 			}
@@ -475,34 +468,46 @@ func (r *snapshotReader) seen() {
 func (r *snapshotReader) cells() {
 	p := &r.c.reports
 	for range r.count(3) {
-		if r.err != nil {
-			return
-		}
 		report := r.below(len(r.c.cfg.Reports), "a report")
+		key := r.bytes(int(min(r.uint(), uint64(len(r.b)+1))))
+		if r.err == nil && !validCell(key, len(r.c.cfg.Reports[report].By)) {
+			r.fail("the key of a report cell is malformed")
+		}
 		if r.err != nil {
 			return
 		}
-		def := &r.c.cfg.Reports[report]
-		cell := reportCell{report: report, window: r.time(0), measures: make([]int64, len(def.Measures))}
-		key := binary.BigEndian.AppendUint64([]byte{byte(report)}, uint64(cell.window))
-		for range def.By {
-			v := slices.Clone(r.text())
-			cell.by = append(cell.by, v)
-			key = appendText(key, v)
-		}
-		for k := range cell.measures {
-			cell.measures[k] = r.int()
-		}
-		cell.key = string(key)
-		dirty := r.flag()
-		if _, ok := p.byKey[cell.key]; ok {
+		hash := event.Hash(uint64(report), key)
+		if p.look(hash, report, key) != 0 {
 			r.fail("a report cell comes twice")
 			return
 		}
-		if n := p.insert(cell); dirty {
-			p.touch(n)
+		n := p.insert(hash, report, string(key))
+		cell := p.cells.at(n)
+		for k := range p.values(cell) {
+			p.values(cell)[k] = r.int()
+		}
+		if r.flag() {
+			p.touch(n, cell)
 		}
 	}
+}
+
+// validCell tells whether a key is a window in range and so many values.
+func validCell(key []byte, values int) bool {
+	if len(key) < 8 {
+		return false
+	}
+	if w := event.Micros(binary.BigEndian.Uint64(key)); w < -timeBound || w > timeBound {
+		return false
+	}
+	for rest := key[8:]; len(rest) > 0; values-- {
+		size, n := binary.Uvarint(rest)
+		if n <= 0 || size > uint64(len(rest)-n) {
+			return false
+		}
+		rest = rest[n+int(size):]
+	}
+	return values == 0
 }
 
 func (r *snapshotReader) comp() {
@@ -628,8 +633,8 @@ func (r *snapshotReader) emitted(f *frag) {
 		m.contrib, contrib = c.contribs.get()
 		at := 0
 		for k := range c.cfg.Reports {
-			n := 1 + r.below(len(c.reports.cells)-1, "a report cell")
-			if r.err == nil && c.reports.cells[n].report != k {
+			n := 1 + r.below(c.reports.n, "a report cell")
+			if r.err == nil && int(c.reports.cells.at(uint32(n)).report) != k {
 				r.fail("a cell of another report")
 			}
 			if r.err != nil {

@@ -1,0 +1,48 @@
+# Everything a contributor runs. Needs Go and make, nothing else; `make` alone lists the targets.
+
+GO ?= go
+# Nothing that ships needs a C compiler, and a build that finds one must not differ from one that does not.
+export CGO_ENABLED = 0
+
+# The demo's environment. Equal values give equal bytes, so the demo's numbers can be compared between machines.
+ORDERS ?= 20000
+SEED   ?= 1
+
+# What bench and fuzz run, and for how long each.
+PKG       ?= ./...
+BENCH     ?= .
+BENCHTIME ?= 0.5s
+FUZZTIME  ?= 5s
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build bin/weft
+	$(GO) build -o bin/weft ./cmd/weft
+
+.PHONY: demo
+demo: build ## generate a payment environment, replay it, check the result against the truth
+	@WEFT=bin/weft ORDERS=$(ORDERS) SEED=$(SEED) scripts/demo.sh out/demo
+
+.PHONY: test
+test: ## check formatting, vet, build and test everything
+	@unformatted=$$("$$($(GO) env GOROOT)/bin/gofmt" -l .); \
+	  test -z "$$unformatted" || { echo "not formatted (run gofmt -w): $$unformatted" >&2; exit 1; }
+	$(GO) build ./...
+	$(GO) vet ./...
+	$(GO) test -timeout 8m ./...
+
+.PHONY: bench
+bench: build ## benchmarks of the packages, then the whole engine on 100,000 purchases
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem $(PKG)
+	@WEFT=bin/weft scripts/bench.sh out/bench
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for a few seconds each (FUZZTIME=1m for longer)
+	@GO=$(GO) FUZZTIME=$(FUZZTIME) scripts/fuzz.sh $(PKG)
+
+.PHONY: clean
+clean: ## remove what the targets above made
+	rm -rf bin out
