@@ -60,7 +60,8 @@ func TestWebLog(t *testing.T) {
 		rejects = append(rejects, fmt.Sprintf("%d %s: %s", r.Offset, r.Reason, r.Detail))
 	}
 	t.Logf("rejected %d of %d lines: %q", len(rejects), s.Records, rejects)
-	if want := []string{}; !slices.Equal(rejects, want) {
+	// The one line that its server wrote broken: it ends within the user agent.
+	if want := []string{`8898 syntax: no "\"" after $http_user_agent`}; !slices.Equal(rejects, want) {
 		t.Errorf("rejects are %q, want %q", rejects, want)
 	}
 	for session, err := range results.ReadSessions(filepath.Join(out, "sessions.jsonl")) {
@@ -84,8 +85,8 @@ func TestWebLog(t *testing.T) {
 	sameLines(t, "visits", got, want)
 }
 
-// combined is the combined log format up to the status.
-var combined = regexp.MustCompile(`^(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) [^"]*" (\d{3}) `)
+// combined is the combined log format; what stands between escaped quotes does not matter here.
+var combined = regexp.MustCompile(`^(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) [^"]*" (\d{3}) (?:\d+|-) ".*" ".*"$`)
 
 func referenceVisits(t *testing.T, path string) (list []string) {
 	t.Helper()
@@ -102,6 +103,9 @@ func referenceVisits(t *testing.T, path string) (list []string) {
 	scan := bufio.NewScanner(z)
 	for n := int64(0); scan.Scan(); n++ {
 		m := combined.FindStringSubmatch(scan.Text())
+		if m == nil && n == 8898 {
+			continue
+		}
 		if m == nil {
 			t.Fatalf("the reference cannot read line %d: %s", n, scan.Text())
 		}

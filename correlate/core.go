@@ -94,10 +94,6 @@ func (s *fieldSlot) before(o *fieldSlot) bool {
 	if s.time != o.time {
 		return s.time < o.time
 	}
-	return s.tieBefore(o)
-}
-
-func (s *fieldSlot) tieBefore(o *fieldSlot) bool {
 	if s.source != o.source {
 		return s.source < o.source
 	}
@@ -319,6 +315,9 @@ func (c *Core) fieldsOf(f *frag) (slots []fieldSlot) {
 // setField takes over a field's value if e is the least event so far that has one.
 func (c *Core) setField(slots []fieldSlot, v *event.Value, b *event.Batch, e *RowEvent) {
 	s := &slots[v.ID]
+	if s.used && e.Time > s.time {
+		return
+	}
 	n := fieldSlot{time: e.Time, offset: e.Offset, partition: e.Partition, index: e.Index, source: uint8(e.Source), used: true}
 	if s.used {
 		if !n.before(s) {

@@ -103,11 +103,10 @@ func (d *Digester) Row(r *Row) {
 	for i := range r.Events {
 		e := &r.Events[i]
 		b = le.AppendUint64(append(b, 'e'), uint64(e.Time))
-		b = le.AppendUint64(b, d.topics[e.Source])
 		b = le.AppendUint64(b, uint64(e.Offset))
-		b = le.AppendUint32(b, uint32(e.Partition))
-		b = le.AppendUint16(b, e.Index)
-		b = le.AppendUint64(b, d.step(r, e.Step))
+		b = le.AppendUint32(b, uint32(d.topics[e.Source]))
+		b = le.AppendUint32(b, uint32(d.step(r, e.Step)))
+		b = le.AppendUint16(binary.AppendVarint(b, int64(e.Partition)), e.Index)
 	}
 	d.b = b
 	d.Sessions.add(b)

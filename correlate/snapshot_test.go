@@ -1,0 +1,126 @@
+package correlate
+
+import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/weftdata/weft/event"
+)
+
+func someSnapshot(tb testing.TB, cfg *Config, seed uint64, n int) []byte {
+	tb.Helper()
+	r := rand.New(rand.NewPCG(seed, 1))
+	c, err := New(*cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out := discard{}
+	if err := c.Apply(batchOf(randomEvents(r, n, 2000)), out); err != nil {
+		tb.Fatal(err)
+	}
+	c.Flush(out)
+	return c.AppendSnapshot(nil)
+}
+
+type discard struct{}
+
+func (discard) Upsert(uint64, *Row)    {}
+func (discard) Tombstone(uint64, ID)   {}
+func (discard) Cell(uint64, *Cell)     {}
+func (discard) Late(*event.Batch, int) {}
+
+func TestSnapshotErrors(t *testing.T) {
+	cfg := testConfig(100, 8, 10)
+	good := someSnapshot(t, cfg, 1, 100)
+	other := testConfig(101, 8, 10)
+	flip := func(i int) []byte {
+		b := append([]byte(nil), good...)
+		b[i] ^= 0x40
+		return b
+	}
+	for _, test := range []struct {
+		name string
+		cfg  *Config
+		data []byte
+		want error
+	}{
+		{"empty", cfg, nil, ErrSnapshotCorrupt},
+		{"not a snapshot", cfg, []byte("hello, this is no snapshot of anything, however long it may be"), ErrSnapshotCorrupt},
+		{"cut short", cfg, good[:len(good)-1], ErrSnapshotCorrupt},
+		{"a flipped bit", cfg, flip(len(good) / 2), ErrSnapshotCorrupt},
+		{"another config", other, good, ErrSnapshotConfig},
+	} {
+		if _, err := Restore(*test.cfg, test.data); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
+		}
+	}
+	if _, err := Restore(*cfg, good); err != nil {
+		t.Errorf("the good one: %v", err)
+	}
+}
+
+// FuzzSnapshot feeds damaged snapshots whose checksum is right. Whatever is accepted must work as a core.
+func FuzzSnapshot(f *testing.F) {
+	cfg := testConfig(100, 8, 10)
+	for seed := range uint64(4) {
+		s := someSnapshot(f, cfg, seed, 5+int(seed)*20)
+		f.Add(s[snapshotHeader : len(s)-4])
+	}
+	empty := someSnapshot(f, cfg, 1, 0)
+	header := empty[:snapshotHeader]
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s := append(append([]byte(nil), header...), body...)
+		s = binary.LittleEndian.AppendUint32(s, crc32.Checksum(s, castagnoli))
+		c, err := Restore(*cfg, s)
+		if err != nil {
+			if !errors.Is(err, ErrSnapshotCorrupt) {
+				t.Fatalf("unexpected kind of error: %v", err)
+			}
+			return
+		}
+		if n, most := c.StateBytes(), int64(8<<20+1000*len(body)); n > most {
+			t.Fatalf("%d bytes of state from a snapshot of %d", n, len(body))
+		}
+		if err := c.Apply(batchOf(randomEvents(rand.New(rand.NewPCG(1, 1)), 50, 2000)), discard{}); err != nil {
+			t.Fatal(err)
+		}
+		c.Flush(discard{})
+		c.Advance(1500, discard{})
+		c.AppendSnapshot(nil)
+		c.Advance(event.MaxTime, discard{})
+		c.Flush(discard{})
+	})
+}
+
+// BenchmarkSnapshot measures writing and reading the state of 100,000 events.
+func BenchmarkSnapshot(b *testing.B) {
+	cfg := testConfig(100_000, 1000, 10)
+	r := rand.New(rand.NewPCG(1, 1))
+	c, err := New(*cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := c.Apply(chains(r, 10_000), discard{}); err != nil {
+		b.Fatal(err)
+	}
+	c.Flush(discard{})
+	s := c.AppendSnapshot(nil)
+	b.Run("write", func(b *testing.B) {
+		b.SetBytes(int64(len(s)))
+		for b.Loop() {
+			s = c.AppendSnapshot(s[:0])
+		}
+		b.ReportMetric(float64(len(s))/float64(c.stats.OpenEvents), "B/event")
+	})
+	b.Run("read", func(b *testing.B) {
+		b.SetBytes(int64(len(s)))
+		for b.Loop() {
+			if _, err := Restore(*cfg, s); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
