@@ -27,7 +27,7 @@ type Core struct {
 	frags  pool[frag]
 	comps  pool[comp]
 	blocks blocks
-	fields strides[fieldSlot]
+	fields strides[uint64]      // field blocks
 	over   map[uint32]*overflow // by fragment
 	steps  symbols
 	wheel  wheel
@@ -41,7 +41,7 @@ type Core struct {
 	stats Stats
 	// scratch
 	row       Row
-	fieldBy   []fieldSlot // that gave row.Fields
+	fieldBy   []RowEvent // the events that gave row.Fields
 	merged    []RowEvent
 	contrib   []int64
 	list      []uint32
@@ -78,32 +78,37 @@ type comp struct {
 	inDirty  bool
 }
 
-// fieldSlot is a fragment's value of a field, and the event that gave it: the least one that has the field.
-type fieldSlot struct {
-	time      event.Micros
-	offset    int64
-	bits      uint64 // the integer, or number<<16|length of a text
-	partition int32
-	index     uint16
-	source    uint8
-	used      bool
+// fieldBlock holds a fragment's values of all fields: for each field the time of the least event that has it, then for
+// each field the value, then what else identifies that event. Nearly always the time alone tells that an event is not
+// the least, so the times stand together.
+type fieldBlock struct {
+	words []uint64
+	n     int
 }
 
-// before tells whether the event of s is less than that of o.
-func (s *fieldSlot) before(o *fieldSlot) bool {
-	if s.time != o.time {
-		return s.time < o.time
-	}
-	if s.source != o.source {
-		return s.source < o.source
-	}
-	if s.partition != o.partition {
-		return s.partition < o.partition
-	}
-	if s.offset != o.offset {
-		return s.offset < o.offset
-	}
-	return s.index < o.index
+// fieldWords is the number of words a field takes.
+const fieldWords = 4
+
+// noField is the time of a field without a value.
+const noField = event.MaxTime
+
+func (b fieldBlock) time(i int) event.Micros { return event.Micros(b.words[i]) }
+func (b fieldBlock) has(i int) bool          { return b.time(i) != noField }
+
+// value is the integer, or number<<16|length of a text.
+func (b fieldBlock) value(i int) uint64 { return b.words[b.n+i] }
+
+// by returns the event that gave the value, without its step.
+func (b fieldBlock) by(i int) RowEvent {
+	id := b.words[3*b.n+i]
+	return RowEvent{Time: b.time(i), Offset: int64(b.words[2*b.n+i]), Partition: int32(id >> 32), Index: uint16(id >> 16), Source: uint16(id & 0xffff)}
+}
+
+func (b fieldBlock) set(i int, value uint64, e *RowEvent) {
+	b.words[i] = uint64(e.Time)
+	b.words[b.n+i] = value
+	b.words[2*b.n+i] = uint64(e.Offset)
+	b.words[3*b.n+i] = uint64(uint32(e.Partition))<<32 | uint64(e.Index)<<16 | uint64(e.Source)
 }
 
 // New returns an empty core.
@@ -127,7 +132,7 @@ func New(cfg Config) (*Core, error) {
 	}
 	c.near = cfg.Near()
 	c.texts.init()
-	c.fields.stride = max(1, len(cfg.Fields))
+	c.fields.stride = max(1, fieldWords*len(cfg.Fields))
 	c.steps.init(cfg.Steps)
 	c.wheel.unit = max(c.gapMax/256, 1)
 	c.reports.init(&c.cfg)
@@ -135,7 +140,7 @@ func New(cfg Config) (*Core, error) {
 	c.rules.init(&c.cfg)
 	c.contrib = make([]int64, c.contribs.stride)
 	c.row.Fields = make([]RowField, len(cfg.Fields))
-	c.fieldBy = make([]fieldSlot, len(cfg.Fields))
+	c.fieldBy = make([]RowEvent, len(cfg.Fields))
 	for _, t := range cfg.Topics {
 		c.topicHash = append(c.topicHash, event.Hash(0, []byte(t)))
 	}
@@ -233,7 +238,7 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 
 	// Extend the runs or start new ones, and join the components of runs in reach in other cells.
 	k := 0
-	var fields []fieldSlot
+	var fields fieldBlock
 	for i := range values {
 		v := &values[i]
 		switch v.Kind {
@@ -241,7 +246,7 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 			c.addKey(target, c.heads[k], v, b.Bytes(v), e.Time, cell)
 			k++
 		case event.StringValue, event.IntValue:
-			if fields == nil {
+			if fields.words == nil {
 				fields = c.fieldsOf(f)
 			}
 			c.setField(fields, v, b, &re)
@@ -303,42 +308,51 @@ func (c *Core) addKey(fragment, head uint32, v *event.Value, value []byte, t, ce
 	c.keys.add(&c.texts, head, i)
 }
 
-// fieldsOf returns the slots of a fragment's fields.
-func (c *Core) fieldsOf(f *frag) (slots []fieldSlot) {
-	if f.fields == 0 {
-		f.fields, slots = c.fields.get()
-		return slots
+// fieldsOf returns the values of a fragment's fields, making room for them where it has none.
+func (c *Core) fieldsOf(f *frag) fieldBlock {
+	if f.fields != 0 {
+		return c.fieldBlock(f.fields)
 	}
-	return c.fields.at(f.fields)
+	b := fieldBlock{n: len(c.cfg.Fields)}
+	f.fields, b.words = c.fields.get()
+	for i := range b.n {
+		b.words[i] = uint64(noField)
+	}
+	return b
 }
+
+func (c *Core) fieldBlock(i uint32) fieldBlock { return fieldBlock{c.fields.at(i), len(c.cfg.Fields)} }
 
 // setField takes over a field's value if e is the least event so far that has one.
-func (c *Core) setField(slots []fieldSlot, v *event.Value, b *event.Batch, e *RowEvent) {
-	s := &slots[v.ID]
-	if s.used && e.Time > s.time {
-		return
-	}
-	n := fieldSlot{time: e.Time, offset: e.Offset, partition: e.Partition, index: e.Index, source: uint8(e.Source), used: true}
-	if s.used {
-		if !n.before(s) {
+func (c *Core) setField(fields fieldBlock, v *event.Value, b *event.Batch, e *RowEvent) {
+	i := int(v.ID)
+	if t := fields.time(i); e.Time >= t {
+		if e.Time > t {
 			return
 		}
-		c.dropField(s, int(v.ID))
+		if by := fields.by(i); !e.less(&by) {
+			return
+		}
 	}
-	if v.Kind == event.IntValue {
-		n.bits = v.Bits
-	} else {
-		value := b.Bytes(v)
-		n.bits = uint64(c.texts.add(value))<<16 | uint64(len(value))
+	c.dropField(fields, i)
+	value := v.Bits
+	if v.Kind == event.StringValue {
+		text := b.Bytes(v)
+		value = uint64(c.texts.add(text))<<16 | uint64(len(text))
 	}
-	*s = n
+	fields.set(i, value, e)
 }
 
-// dropField frees the text of a slot.
-func (c *Core) dropField(s *fieldSlot, field int) {
-	if s.used && !c.cfg.Fields[field].Int {
-		c.texts.drop(uint32(s.bits>>16), int(s.bits&0xffff))
+// dropField frees the text of a field.
+func (c *Core) dropField(fields fieldBlock, i int) {
+	if fields.has(i) && !c.cfg.Fields[i].Int {
+		c.texts.drop(uint32(fields.value(i)>>16), int(fields.value(i)&0xffff))
 	}
+}
+
+// fieldText returns the text of a string field.
+func (c *Core) fieldText(fields fieldBlock, i int) []byte {
+	return c.texts.get(uint32(fields.value(i)>>16), int(fields.value(i)&0xffff))
 }
 
 // addEvent puts an event on a fragment's timeline.
@@ -433,15 +447,16 @@ func (c *Core) mergeFrags(a, b uint32) uint32 {
 		if f.fields == 0 {
 			f.fields = g.fields
 		} else {
-			mine := c.fields.at(f.fields)
-			for i, s := range c.fields.at(g.fields) {
-				switch {
-				case !s.used:
-				case !mine[i].used || s.before(&mine[i]):
-					c.dropField(&mine[i], i)
-					mine[i] = s
-				default:
-					c.dropField(&s, i)
+			mine, other := c.fieldBlock(f.fields), c.fieldBlock(g.fields)
+			for i := range mine.n {
+				if !other.has(i) {
+					continue
+				}
+				if by, than := other.by(i), mine.by(i); by.less(&than) {
+					c.dropField(mine, i)
+					mine.set(i, other.value(i), &by)
+				} else {
+					c.dropField(other, i)
 				}
 			}
 			c.fields.put(g.fields)

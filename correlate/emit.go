@@ -122,18 +122,23 @@ func (c *Core) fill(row *Row, frags []uint32) *overflow {
 		if f.fields == 0 {
 			continue
 		}
-		for i, s := range c.fields.at(f.fields) {
-			if !s.used || row.Fields[i].Present && !s.before(&c.fieldBy[i]) {
+		fields := c.fieldBlock(f.fields)
+		for i := range fields.n {
+			if !fields.has(i) || row.Fields[i].Present && fields.time(i) > c.fieldBy[i].Time {
 				continue
 			}
-			v := RowField{Present: true, First: s.time}
+			by := fields.by(i)
+			if row.Fields[i].Present && !by.less(&c.fieldBy[i]) {
+				continue
+			}
+			v := RowField{Present: true, First: by.Time}
 			if c.cfg.Fields[i].Int {
-				v.Int = int64(s.bits)
+				v.Int = int64(fields.value(i))
 			} else {
-				v.Text = c.texts.get(uint32(s.bits>>16), int(s.bits&0xffff))
+				v.Text = c.fieldText(fields, i)
 			}
 			row.Fields[i] = v
-			c.fieldBy[i] = s
+			c.fieldBy[i] = by
 		}
 	}
 	sortKeys(row)

@@ -148,8 +148,9 @@ func (c *Core) forgetFrag(i uint32, f *frag) {
 		r = next
 	}
 	if f.fields != 0 {
-		for k, s := range c.fields.at(f.fields) {
-			c.dropField(&s, k)
+		fields := c.fieldBlock(f.fields)
+		for i := range fields.n {
+			c.dropField(fields, i)
 		}
 		c.fields.put(f.fields)
 	}
@@ -183,7 +184,7 @@ func (c *Core) finish(out Output) {
 	c.seen = newSeen(len(c.cfg.Topics))
 	c.keys = keyTable{}
 	c.frags, c.comps, c.blocks = pool[frag]{}, pool[comp]{}, blocks{}
-	c.fields = strides[fieldSlot]{stride: c.fields.stride}
+	c.fields = strides[uint64]{stride: c.fields.stride}
 	c.texts = texts{}
 	c.texts.init()
 	c.over = map[uint32]*overflow{}

@@ -159,35 +159,8 @@ func (w *snapshotWriter) frag(i uint32, f *frag) {
 	}
 	w.overflow(w.c.over[i])
 
+	w.fields(f)
 	n := 0
-	if f.fields != 0 {
-		for _, s := range w.c.fields.at(f.fields) {
-			if s.used {
-				n++
-			}
-		}
-	}
-	w.uint(uint64(n))
-	if n > 0 {
-		for k, s := range w.c.fields.at(f.fields) {
-			if !s.used {
-				continue
-			}
-			w.uint(uint64(k))
-			w.int(int64(s.time - f.min))
-			w.b = append(w.b, s.source)
-			w.int(int64(s.partition))
-			w.int(s.offset)
-			w.uint(uint64(s.index))
-			if w.c.cfg.Fields[k].Int {
-				w.int(int64(s.bits))
-			} else {
-				w.text(w.c.texts.get(uint32(s.bits>>16), int(s.bits&0xffff)))
-			}
-		}
-	}
-
-	n = 0
 	for r := f.runs; r != 0; r = w.c.keys.runs.at(r).fragNext {
 		if !w.c.keys.runs.at(r).dead {
 			n++
@@ -224,6 +197,38 @@ func (w *snapshotWriter) frag(i uint32, f *frag) {
 			}
 		}
 		e = m.next
+	}
+}
+
+func (w *snapshotWriter) fields(f *frag) {
+	if f.fields == 0 {
+		w.uint(0)
+		return
+	}
+	fields := w.c.fieldBlock(f.fields)
+	n := uint64(0)
+	for i := range fields.n {
+		if fields.has(i) {
+			n++
+		}
+	}
+	w.uint(n)
+	for i := range fields.n {
+		if !fields.has(i) {
+			continue
+		}
+		by := fields.by(i)
+		w.uint(uint64(i))
+		w.int(int64(by.Time - f.min))
+		w.b = append(w.b, byte(by.Source))
+		w.int(int64(by.Partition))
+		w.int(by.Offset)
+		w.uint(uint64(by.Index))
+		if w.c.cfg.Fields[i].Int {
+			w.int(int64(fields.value(i)))
+		} else {
+			w.text(w.c.fieldText(fields, i))
+		}
 	}
 }
 
@@ -569,29 +574,33 @@ func (r *snapshotReader) frag(i uint32, f *frag) {
 		f.cut = true
 		c.over[i] = o
 	}
+	r.fields(f)
+	r.runs(i, f)
+	r.emitted(f)
+}
+
+func (r *snapshotReader) fields(f *frag) {
+	c := r.c
 	for range r.count(fieldBytesMin) {
-		k := r.below(len(c.cfg.Fields), "a field")
+		i := r.below(len(c.cfg.Fields), "a field")
 		if r.err != nil {
 			return
 		}
-		if f.fields == 0 {
-			f.fields, _ = c.fields.get()
-		}
-		s := &c.fields.at(f.fields)[k]
-		if s.used {
+		fields := c.fieldsOf(f)
+		if fields.has(i) {
 			r.fail("a field comes twice")
 			return
 		}
-		*s = fieldSlot{time: r.time(f.min), source: r.bytes(1)[0], partition: int32(r.int()), offset: r.int(), index: uint16(r.uint()), used: true}
-		if c.cfg.Fields[k].Int {
-			s.bits = uint64(r.int())
+		by := RowEvent{Time: r.time(f.min), Source: uint16(r.bytes(1)[0]), Partition: int32(r.int()), Offset: r.int(), Index: uint16(r.uint())}
+		value := uint64(0)
+		if c.cfg.Fields[i].Int {
+			value = uint64(r.int())
 		} else {
-			v := r.text()
-			s.bits = uint64(c.texts.add(v))<<16 | uint64(len(v))
+			text := r.text()
+			value = uint64(c.texts.add(text))<<16 | uint64(len(text))
 		}
+		fields.set(i, value, &by)
 	}
-	r.runs(i, f)
-	r.emitted(f)
 }
 
 func (r *snapshotReader) runs(i uint32, f *frag) {

@@ -2,6 +2,7 @@ package decode
 
 import (
 	"regexp/syntax"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 )
@@ -14,6 +15,15 @@ type onePass struct {
 	accept []uint16 // by state: number in sets of what to note at the end of the line; noAccept where it must not end
 	sets   [][]int  // sets of capture slots; number 0 is the empty one
 	groups int      // capture slots
+	fast   []fastPart
+}
+
+// fastPart is how a state gets on by more than one byte at a time. Where look-ups in arcs wait for one another, these
+// do not.
+type fastPart struct {
+	loop    *[256]bool // ASCII bytes on which the state stays and notes nothing; nil: none
+	literal string     // the only way on, where it is one of two bytes or more that notes nothing
+	to      uint32     // state after the literal
 }
 
 // wideArc is what a state does with some characters beyond ASCII.
@@ -47,7 +57,59 @@ func compileOnePass(re *syntax.Regexp, wanted func(slot int) bool) *onePass {
 			return nil
 		}
 	}
+	c.out.speedUp()
 	return c.out
+}
+
+// speedUp finds the loops and literals of all states.
+func (m *onePass) speedUp() {
+	m.fast = make([]fastPart, len(m.accept))
+	for s := range m.fast {
+		var loop [256]bool
+		loops := false
+		for c, arc := range m.arcs[s<<7 : (s+1)<<7] {
+			if arc == uint32(s) {
+				loop[c], loops = true, true
+			}
+		}
+		if loops {
+			m.fast[s].loop = &loop
+			continue
+		}
+		text, at := []byte(nil), uint32(s)
+		for len(text) < len(m.fast) {
+			c, to, ok := m.only(at)
+			if !ok {
+				break
+			}
+			text, at = append(text, c), to
+		}
+		if len(text) > 1 {
+			m.fast[s].literal, m.fast[s].to = string(text), at
+		}
+	}
+}
+
+// only returns the one byte with which a state goes on, noting nothing, if there is just one.
+func (m *onePass) only(s uint32) (c byte, to uint32, ok bool) {
+	if m.accept[s] != noAccept {
+		return 0, 0, false
+	}
+	for b, arc := range m.arcs[s<<7 : (s+1)<<7] {
+		if arc == deadArc {
+			continue
+		}
+		if ok || arc >= 1<<16 {
+			return 0, 0, false
+		}
+		c, to, ok = byte(b), arc, true
+	}
+	for _, w := range m.wide[s] {
+		if slices.Max(runesOf(w.inst)) >= utf8.RuneSelf {
+			return 0, 0, false
+		}
+	}
+	return c, to, ok
 }
 
 type onePassCompiler struct {
@@ -211,6 +273,23 @@ func (m *onePass) match(line []byte, caps []int) bool {
 	}
 	state := uint32(0)
 	for at := 0; at < len(line); {
+		switch fast := &m.fast[state]; {
+		case fast.loop != nil:
+			for at < len(line) && fast.loop[line[at]] {
+				at++
+			}
+		case fast.literal != "":
+			n := len(fast.literal)
+			if len(line)-at < n || string(line[at:at+n]) != fast.literal {
+				return false
+			}
+			at += n
+			state = fast.to
+			continue
+		}
+		if at == len(line) {
+			break
+		}
 		c, width := line[at], 1
 		arc := uint32(deadArc)
 		if c < utf8.RuneSelf {

@@ -29,12 +29,12 @@ import (
 //	flush              hands out what changed
 //	snapshot           takes a snapshot, and goes on with what is restored from it
 //
-//	changes            prints what was handed out since the last time: rows, tombstones, cells, late events, rejects
-//	sessions           prints the sessions as a reader of all changes sees them
+//	changes            prints what was handed out since changes or sessions were last printed, in order
+//	sessions           prints the sessions as a reader of all changes has them; #1, #2 … stand for their ids
 //	reports, late, rejects
 //
-// At the end of a script, and before its last directives where the watermark is moved to "end", everything is final. Then
-// each script runs again in other ways, which must all give the same sessions and reports: see TestScripts.
+// After its last directive a script's input ends and everything is final. Then the script runs again in other ways, which
+// must all give the same sessions and reports: see runScript.
 
 var rewrite = flag.Bool("rewrite", false, "write what the scripts print into them")
 
@@ -283,6 +283,7 @@ func (r *run) directive(d *directive) ([]string, error) {
 	case "changes":
 		return r.printChanges(), nil
 	case "sessions":
+		r.pending = nil
 		return r.printSessions(), nil
 	case "reports":
 		return printCells(slices.Collect(maps.Values(r.cells))), nil
@@ -404,12 +405,13 @@ func (r *run) intime() (list []record) {
 // compare holds the outcome of a run against that of the script as written.
 func (r *run) compare(how string, want *run) {
 	r.t.Helper()
+	r.names = want.names // so that equal sessions are called the same
 	for _, x := range []struct {
 		what      string
 		got, want []string
 	}{
 		{"sessions", r.printSessions(), want.printSessions()},
-		{"raw sessions", slices.Sorted(maps.Values(r.sessions)), slices.Sorted(maps.Values(want.sessions))},
+		{"lines of sessions", slices.Sorted(maps.Values(r.sessions)), slices.Sorted(maps.Values(want.sessions))},
 		{"reports", printCells(slices.Collect(maps.Values(r.cells))), printCells(slices.Collect(maps.Values(want.cells)))},
 		{"late events", slices.Sorted(slices.Values(r.late)), slices.Sorted(slices.Values(want.late))},
 		{"rejects", slices.Sorted(maps.Values(r.rejects)), slices.Sorted(maps.Values(want.rejects))},

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/weftdata/weft/jobspec"
+	"github.com/weftdata/weft/operator"
 )
 
 var rewrite = flag.Bool("rewrite", false, "rewrite the generated part of docs/spec.md")
@@ -172,4 +174,64 @@ func (s *jsonSchema) kind() string {
 		return fmt.Sprint(s.Type)
 	}
 	return "scalar"
+}
+
+// documents calls f with every Markdown file of the module, its name relative to it.
+func documents(t *testing.T, f func(name, text string)) {
+	t.Helper()
+	found := 0
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
+		files, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found++
+			f(strings.TrimPrefix(filepath.ToSlash(file), root+"/"), string(text))
+		}
+	}
+	if found < 5 {
+		t.Errorf("found %d documents", found)
+	}
+}
+
+// TestDocumentedSpecs compiles every whole spec that a document shows.
+func TestDocumentedSpecs(t *testing.T) {
+	found := 0
+	documents(t, func(name, text string) {
+		for _, block := range strings.Split(text, "```yaml\n")[1:] {
+			block, _, _ = strings.Cut(block, "```")
+			if !strings.HasPrefix(block, "version: "+jobspec.Version) {
+				continue
+			}
+			found++
+			spec, err := jobspec.Parse([]byte(block))
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+				continue
+			}
+			if problems := operator.Check(spec, nil); len(problems) > 0 {
+				t.Errorf("%s: %v", name, problems)
+			}
+		}
+	})
+	if found == 0 {
+		t.Error("no document shows a spec")
+	}
+}
+
+// TestLinks checks that what documents point to in this module is there.
+func TestLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:\s]+)(#[^)]*)?\)`)
+	documents(t, func(name, text string) {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(filepath.Join(root, filepath.Dir(name), m[1])); err != nil {
+				t.Errorf("%s points to %s, which is not there", name, m[1])
+			}
+		}
+	})
 }
