@@ -64,7 +64,9 @@ func (e *coreEngine) Apply(records []record) error {
 	return e.err
 }
 
-func rejectText(id, reason, detail string) string { return strings.TrimSpace(id + " " + reason + " " + detail) }
+func rejectText(id, reason, detail string) string {
+	return strings.TrimSpace(id + " " + reason + " " + detail)
+}
 
 func (e *coreEngine) Advance(watermark event.Micros) error {
 	e.core.Advance(watermark, e)
@@ -157,7 +159,9 @@ type backfillEngine struct {
 	changes []change
 }
 
-func newBackfillEngine(t *testing.T, job *operator.Job) engine { return &backfillEngine{t: t, job: job} }
+func newBackfillEngine(t *testing.T, job *operator.Job) engine {
+	return &backfillEngine{t: t, job: job}
+}
 
 func (e *backfillEngine) Apply(records []record) error {
 	e.records = append(e.records, records...)

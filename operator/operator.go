@@ -3,8 +3,10 @@
 package operator
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/weftdata/weft/correlate"
@@ -18,36 +20,20 @@ import (
 type Job struct {
 	Spec   *jobspec.Spec
 	Config correlate.Config // of a core; a driver sets Range where it owns a part of time
+	// Interpreted lists the rules that have no native form and so run many times slower, such as "scenarios[2].when: …".
+	Interpreted []string
 
 	options decode.Options
 }
 
 // Compile compiles a spec. seed should be chosen at random by the process, so that nobody can prepare key values that
-// collide; results do not depend on it. An error is of type jobspec.Problems where the spec is at fault.
+// collide; results do not depend on it. Everything that is wrong with the spec is returned at once as jobspec.Problems,
+// in order of the text.
 func Compile(spec *jobspec.Spec, seed uint64, assets decode.Assets) (*Job, error) {
 	j := &Job{Spec: spec, options: decode.Options{Seed: seed, Assets: assets}}
-	set, problems := check(spec, j.options)
-	if len(problems) > 0 {
-		return nil, problems
-	}
-	j.Config = config(spec, set)
-	j.Config.Seed = seed
-	if err := j.Config.Validate(); err != nil {
-		return nil, fmt.Errorf("compile job %s: %w", spec.Job, err)
-	}
-	return j, nil
-}
-
-// Check returns everything that keeps a spec from compiling.
-func Check(spec *jobspec.Spec, assets decode.Assets) jobspec.Problems {
-	_, problems := check(spec, decode.Options{Assets: assets})
-	return problems
-}
-
-func check(spec *jobspec.Spec, o decode.Options) (*rules.Set, jobspec.Problems) {
 	var problems jobspec.Problems
 	for i := range spec.Sources {
-		if _, err := decode.New(spec, i, o); err != nil {
+		if _, err := decode.New(spec, i, j.options); err != nil {
 			problems = append(problems, asProblems(err)...)
 		}
 	}
@@ -55,7 +41,19 @@ func check(spec *jobspec.Spec, o decode.Options) (*rules.Set, jobspec.Problems) 
 	if err != nil {
 		problems = append(problems, asProblems(err)...)
 	}
-	return set, problems
+	if len(problems) > 0 {
+		slices.SortStableFunc(problems, func(x, y *jobspec.Problem) int {
+			return cmp.Or(cmp.Compare(x.Pos.Line, y.Pos.Line), cmp.Compare(x.Pos.Column, y.Pos.Column))
+		})
+		return nil, problems
+	}
+	j.Interpreted = set.Interpreted
+	j.Config = config(spec, set)
+	j.Config.Seed = seed
+	if err := j.Config.Validate(); err != nil {
+		return nil, fmt.Errorf("compile job %s: %w", spec.Job, err)
+	}
+	return j, nil
 }
 
 func asProblems(err error) jobspec.Problems {

@@ -171,4 +171,6 @@ func mustJSON(text string, to any) {
 	}
 }
 
-func timeText(t event.Micros) string { return formatTime(time.UnixMicro(int64(t)).UTC().Format(time.RFC3339Nano)) }
+func timeText(t event.Micros) string {
+	return formatTime(time.UnixMicro(int64(t)).UTC().Format(time.RFC3339Nano))
+}

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -146,9 +144,7 @@ func compileFile(c *cobra.Command, file string) (*operator.Job, error) {
 		}
 		return nil, &exitError{code: exitUsage}
 	}
-	var seed [8]byte
-	rand.Read(seed[:]) // never fails
-	return operator.Compile(result.spec, binary.LittleEndian.Uint64(seed[:]), assetsBeside(file))
+	return result.job, nil
 }
 
 // parseRange reads --from and --to; an end that is not given lies further out than any record.
@@ -181,12 +177,12 @@ const rangeEnd = event.Micros(1) << 60
 
 func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s records from %d sources → %s sessions in %s/sessions.%s\n",
-		thousands(s.Records), len(s.Inputs), thousands(s.Sessions), dir, format)
+	fmt.Fprintf(&b, "%s records from %s → %s sessions in %s/sessions.%s\n",
+		thousands(s.Records), count(len(s.Inputs), "source"), thousands(s.Sessions), dir, format)
 	if n := total(s.Rejects); n > 0 {
 		fmt.Fprintf(&b, "rejected %s records, kept in rejects.%s: %s\n", thousands(n), format, list(s.Rejects))
 	}
-	if s.Records == total(s.Rejects) && s.Records > 0 {
+	if n := total(s.Rejects); n > 0 && n >= s.Records { // lines that are too long are rejected before they are records
 		fmt.Fprintln(&b, "WARNING: every record was rejected. Is this the right spec for these files?")
 	}
 	for _, name := range sortedNames(s.Inputs) {
@@ -194,8 +190,8 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 		switch {
 		case in.Records == 0 && in.Bytes == 0:
 			fmt.Fprintf(&b, "WARNING: input %s is empty: %s\n", name, in.Path)
-		case in.Records == 0:
-			fmt.Fprintf(&b, "WARNING: input %s has no records of its topic: %s\n", name, in.Path)
+		case in.Records == 0 && len(in.Rejects) == 0:
+			fmt.Fprintf(&b, "WARNING: input %s has no records, only empty lines or an archive of other topics: %s\n", name, in.Path)
 		case in.Events == 0 && total(in.Rejects) < in.Records:
 			fmt.Fprintf(&b, "WARNING: no record of input %s became an event (where left out %s)\n", name, thousands(in.Skipped))
 		case in.Events == 0:

@@ -2,7 +2,8 @@ package main
 
 import (
 	"bytes"
-	"cmp"
+	"crypto/rand"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -110,8 +110,11 @@ type checkResult struct {
 	Scenarios int            `json:"scenarios"`
 	Reports   int            `json:"reports"`
 	Problems  []checkProblem `json:"problems"`
+	// Interpreted lists rules that work but run many times slower than others.
+	Interpreted []string `json:"interpreted,omitempty"`
 
 	spec *jobspec.Spec
+	job  *operator.Job // nil where the spec is not valid
 	text []byte
 }
 
@@ -133,12 +136,14 @@ func checkFile(file string, stdin io.Reader) checkResult {
 		result.spec, err = jobspec.Parse(text)
 	}
 	if err == nil {
-		err = compile(result.spec, assetsBeside(file))
+		var seed [8]byte
+		rand.Read(seed[:]) // never fails
+		result.job, err = operator.Compile(result.spec, binary.LittleEndian.Uint64(seed[:]), assetsBeside(file))
 	}
 	var problems jobspec.Problems
 	switch {
 	case err == nil:
-		result.Valid, result.Job = true, result.spec.Job
+		result.Valid, result.Job, result.Interpreted = true, result.spec.Job, result.job.Interpreted
 		result.Sources, result.Scenarios, result.Reports = len(result.spec.Sources), len(result.spec.Scenarios), len(result.spec.Reports)
 	case errors.As(err, &problems):
 		for _, p := range problems {
@@ -148,18 +153,6 @@ func checkFile(file string, stdin io.Reader) checkResult {
 		result.Problems = append(result.Problems, checkProblem{Message: err.Error()})
 	}
 	return result
-}
-
-// compile checks what only decoders and rules know. Its problems are in order of the text.
-func compile(spec *jobspec.Spec, assets decode.Assets) error {
-	problems := operator.Check(spec, assets)
-	if len(problems) == 0 {
-		return nil
-	}
-	slices.SortStableFunc(problems, func(x, y *jobspec.Problem) int {
-		return cmp.Or(cmp.Compare(x.Pos.Line, y.Pos.Line), cmp.Compare(x.Pos.Column, y.Pos.Column))
-	})
-	return problems
 }
 
 // readSpec reads a spec's text; "-" is standard input. Its errors do not repeat the name of the file.
@@ -240,6 +233,9 @@ func showText(c *cobra.Command, results []checkResult) error {
 		if r.Valid {
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: ok: job %s, %s, %s, %s\n", r.File, r.Job,
 				count(r.Sources, "source"), count(r.Scenarios, "scenario"), count(r.Reports, "report"))
+		}
+		for _, rule := range r.Interpreted {
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: note: slow rule: %s\n", r.File, rule)
 		}
 		for _, p := range r.Problems {
 			_, err = io.WriteString(c.ErrOrStderr(), p.text(r))

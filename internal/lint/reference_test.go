@@ -214,7 +214,7 @@ func TestDocumentedSpecs(t *testing.T) {
 				t.Errorf("%s: %v", name, err)
 				continue
 			}
-			if problems := operator.Check(spec, nil); len(problems) > 0 {
+			if _, problems := operator.Compile(spec, 0, nil); problems != nil {
 				t.Errorf("%s: %v", name, problems)
 			}
 		}
