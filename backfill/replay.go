@@ -17,6 +17,7 @@ import (
 	"github.com/weftdata/weft/archive"
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/lines"
 	"github.com/weftdata/weft/operator"
 	"github.com/weftdata/weft/results"
@@ -147,8 +148,12 @@ func (r *replay) resolve() ([]source, error) {
 			for _, s := range r.job.Spec.Sources {
 				names = append(names, s.Name)
 			}
-			errs = append(errs, fmt.Errorf("input %s=%s: job %s has no source %q; its sources are %s",
-				in.Source, in.Path, r.job.Spec.Job, in.Source, strings.Join(names, ", ")))
+			hint := ""
+			if near := jobspec.Nearest(in.Source, names); near != "" {
+				hint = fmt.Sprintf("; did you mean %s?", near)
+			}
+			errs = append(errs, fmt.Errorf("input %s=%s: job %s has no source %q%s (its sources are %s)",
+				in.Source, in.Path, r.job.Spec.Job, in.Source, hint, strings.Join(names, ", ")))
 		}
 	}
 	seen := map[uint16]string{}

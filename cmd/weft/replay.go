@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -179,10 +180,12 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s records from %s → %s sessions in %s/sessions.%s\n",
 		thousands(s.Records), count(len(s.Inputs), "source"), thousands(s.Sessions), dir, format)
-	if n := total(s.Rejects); n > 0 {
-		fmt.Fprintf(&b, "rejected %s records, kept in rejects.%s: %s\n", thousands(n), format, list(s.Rejects))
+	rejected := total(s.Rejects)
+	if rejected > 0 {
+		fmt.Fprintf(&b, "rejected %s records, kept in rejects.%s: %s\n", thousands(rejected), format, list(s.Rejects))
 	}
-	if n := total(s.Rejects); n > 0 && n >= s.Records { // lines that are too long are rejected before they are records
+	none := rejected > 0 && rejected >= s.Records // lines that are too long are rejected before they are records
+	if none {
 		fmt.Fprintln(&b, "WARNING: every record was rejected. Is this the right spec for these files?")
 	}
 	for _, name := range sortedNames(s.Inputs) {
@@ -192,9 +195,9 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 			fmt.Fprintf(&b, "WARNING: input %s is empty: %s\n", name, in.Path)
 		case in.Records == 0 && len(in.Rejects) == 0:
 			fmt.Fprintf(&b, "WARNING: input %s has no records, only empty lines or an archive of other topics: %s\n", name, in.Path)
-		case in.Events == 0 && total(in.Rejects) < in.Records:
+		case in.Events == 0 && in.Skipped > 0:
 			fmt.Fprintf(&b, "WARNING: no record of input %s became an event (where left out %s)\n", name, thousands(in.Skipped))
-		case in.Events == 0:
+		case in.Events == 0 && !none:
 			fmt.Fprintf(&b, "WARNING: all records of input %s were rejected: %s\n", name, list(in.Rejects))
 		}
 	}
@@ -204,15 +207,7 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 	} else {
 		fmt.Fprintf(&b, "events: %s\n", thousands(s.Events))
 	}
-	if len(s.Scenarios) > 0 {
-		fmt.Fprintln(&b, "sessions by scenario:")
-		names := sortedNames(s.Scenarios)
-		slices.SortStableFunc(names, func(x, y string) int { return int(s.Scenarios[y] - s.Scenarios[x]) })
-		for _, name := range names {
-			fmt.Fprintf(&b, "  %-32s %12s\n", name, thousands(s.Scenarios[name]))
-		}
-		fmt.Fprintf(&b, "  %-32s %12s\n", "(none)", thousands(s.None))
-	}
+	printScenarios(&b, s)
 	fmt.Fprintf(&b, "state: %s events held at once, %.0f bytes each", thousands(s.OpenEvents), s.StateBytesPerEvent)
 	if s.SpilledBytes > 0 {
 		fmt.Fprintf(&b, "; %d MiB sorted on disk", s.SpilledBytes>>20)
@@ -222,6 +217,28 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 	fmt.Fprintf(&b, "digest: %s\n", s.Digest)
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// printScenarios lists the scenarios that hold for any session, the most frequent first.
+func printScenarios(b *strings.Builder, s *backfill.Summary) {
+	var names []string
+	for _, name := range sortedNames(s.Scenarios) {
+		if s.Scenarios[name] > 0 {
+			names = append(names, name)
+		}
+	}
+	if s.Sessions == 0 || len(s.Scenarios) == 0 {
+		return
+	}
+	slices.SortStableFunc(names, func(x, y string) int { return cmp.Compare(s.Scenarios[y], s.Scenarios[x]) })
+	fmt.Fprintln(b, "sessions by scenario:")
+	for _, name := range names {
+		fmt.Fprintf(b, "  %-32s %12s\n", name, thousands(s.Scenarios[name]))
+	}
+	fmt.Fprintf(b, "  %-32s %12s\n", "(none)", thousands(s.None))
+	if absent := len(s.Scenarios) - len(names); absent > 0 {
+		fmt.Fprintf(b, "  %d scenarios hold for no session\n", absent)
+	}
 }
 
 // thousands formats a number with separators of thousands.
