@@ -93,33 +93,6 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-func TestOrigin(t *testing.T) {
-	tests := []struct {
-		text      string
-		partition int32
-		offset    int64
-		ok        bool
-	}{
-		{"pay/0/0", 0, 0, true},
-		{"pay.orders-v2/2147483647/9223372036854775807", 2147483647, 9223372036854775807, true},
-		{"pay/2147483648/0", 0, 0, false},
-		{"pay/0/9223372036854775808", 0, 0, false},
-		{"pay/-1/0", 0, 0, false},
-		{"pay/0/-1", 0, 0, false},
-		{"pay/0/+1", 0, 0, false},
-		{"/0/1", 0, 0, false},
-		{"pay/0", 0, 0, false},
-		{"pay/0/1/2", 0, 0, false},
-		{"", 0, 0, false},
-	}
-	for _, tt := range tests {
-		partition, offset, ok := parseOrigin([]byte(tt.text))
-		if ok != tt.ok || ok && (partition != tt.partition || offset != tt.offset) {
-			t.Errorf("%q: got %d, %d, %v", tt.text, partition, offset, ok)
-		}
-	}
-}
-
 // Many pages and row groups, headers on some rows only: every record must come once, in order, whatever is asked for.
 func TestManyRowGroups(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.parquet")

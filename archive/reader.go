@@ -1,14 +1,12 @@
 package archive
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/parquet-go/parquet-go"
@@ -20,7 +18,7 @@ import (
 
 const (
 	// OriginHeader names the header that holds a record's identity from before it was produced again or repartitioned.
-	OriginHeader = "weft-origin"
+	OriginHeader = event.OriginHeader
 	// RejectBytes is how much of a value over event.RecordBytesMax is kept.
 	RejectBytes = 1 << 10
 
@@ -438,7 +436,7 @@ func (to *filler) add(r event.Record, value, origin []byte) {
 		return
 	}
 	if origin != nil {
-		partition, offset, ok := parseOrigin(origin)
+		partition, offset, ok := event.ParseOrigin(origin)
 		if !ok {
 			to.reject(r, value, event.ReasonSyntax,
 				fmt.Sprintf("header %s is %q; expected topic/partition/offset", OriginHeader, origin[:min(len(origin), 100)]))
@@ -453,16 +451,4 @@ func (to *filler) reject(r event.Record, raw []byte, reason event.Reason, detail
 	r.Off, r.Len = uint32(len(to.batch.Data)), uint32(len(raw))
 	to.batch.Data = append(to.batch.Data, raw...)
 	to.batch.Rejects = append(to.batch.Rejects, event.Reject{Record: r, Reason: reason, Detail: detail})
-}
-
-// parseOrigin reads "topic/partition/offset". A topic has no slash.
-func parseOrigin(text []byte) (partition int32, offset int64, ok bool) {
-	topic, rest, found := bytes.Cut(text, []byte{'/'})
-	p, o, found2 := bytes.Cut(rest, []byte{'/'})
-	if !found || !found2 || len(topic) == 0 {
-		return 0, 0, false
-	}
-	n, err := strconv.ParseUint(string(p), 10, 31)
-	m, err2 := strconv.ParseUint(string(o), 10, 63)
-	return int32(n), int64(m), err == nil && err2 == nil
 }

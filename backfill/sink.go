@@ -220,6 +220,11 @@ func (k *sink) finish(p *pipeline, stats correlate.Stats) (*Summary, error) {
 		}
 		s.Inputs[in.Source] = in.stats
 	}
+	for _, source := range k.cfg.Job.Spec.Sources {
+		if _, ok := s.Inputs[source.Name]; !ok {
+			s.NoInput = append(s.NoInput, source.Name)
+		}
+	}
 	s.Parts = map[string]string{"sessions": k.digester.Sessions.String(), "reports": k.digester.Reports.String()}
 	sum := sha256.Sum256([]byte(s.Parts["sessions"] + s.Parts["reports"]))
 	s.Digest = hex.EncodeToString(sum[:])

@@ -10,10 +10,11 @@ import (
 
 // Summary describes a finished replay; it is written as summary.json.
 type Summary struct {
-	Job    string                 `json:"job"`
-	Digest string                 `json:"digest"` // of sessions and reports; equal results have equal digests
-	Parts  map[string]string      `json:"digests"`
-	Inputs map[string]SourceStats `json:"inputs"`
+	Job     string                 `json:"job"`
+	Digest  string                 `json:"digest"` // of sessions and reports; equal results have equal digests
+	Parts   map[string]string      `json:"digests"`
+	Inputs  map[string]SourceStats `json:"inputs"`
+	NoInput []string               `json:"sources_without_input,omitempty"`
 
 	Records    int64            `json:"records"`
 	Events     int64            `json:"events"`     // that count: not duplicates, not outside the range

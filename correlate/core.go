@@ -33,6 +33,7 @@ type Core struct {
 	wheel  wheel
 	dirty  []uint32 // components with a changed fragment
 
+	changed  changes
 	emitted  pool[emitted]
 	contribs strides[int64]
 	reports  reports
@@ -76,6 +77,7 @@ type comp struct {
 	over     bool
 	inWheel  bool
 	inDirty  bool
+	changed  bool // since the last snapshot
 }
 
 // fieldBlock holds a fragment's values of all fields: for each field the time of the least event that has it, then for
@@ -214,7 +216,7 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 		}
 		gap := c.cfg.Kinds[v.ID].Gap
 		reach = max(reach, gap)
-		head := c.keys.find(&c.texts, keyHash(v.Bits, v.ID), v.ID, b.Bytes(v))
+		head := c.keys.find(&c.texts, keyHash(v.Bits, v.ID, e.Group), v.ID, uint8(e.Group), b.Bytes(v))
 		c.heads = append(c.heads, head)
 		for r := head; r != 0; {
 			run := c.keys.runs.at(r)
@@ -243,7 +245,7 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 		v := &values[i]
 		switch v.Kind {
 		case event.KeyValue:
-			c.addKey(target, c.heads[k], v, b.Bytes(v), e.Time, cell)
+			c.addKey(target, c.heads[k], v, b.Bytes(v), e, cell)
 			k++
 		case event.StringValue, event.IntValue:
 			if fields.words == nil {
@@ -265,8 +267,9 @@ func (c *Core) add(b *event.Batch, e *event.Event, values []event.Value) {
 	c.markDirty(f)
 }
 
-// addKey gives an event at time t in fragment to a key value whose newest run is head.
-func (c *Core) addKey(fragment, head uint32, v *event.Value, value []byte, t, cell event.Micros) {
+// addKey gives an event in fragment to a key value whose newest run is head.
+func (c *Core) addKey(fragment, head uint32, v *event.Value, value []byte, e *event.Event, cell event.Micros) {
+	t := e.Time
 	gap, span := c.cfg.Kinds[v.ID].Gap, c.cfg.Session.MaxSpan
 	mine := uint32(0)
 	for r := head; r != 0; {
@@ -300,7 +303,7 @@ func (c *Core) addKey(fragment, head uint32, v *event.Value, value []byte, t, ce
 	i, run := c.keys.runs.get()
 	f := c.frags.at(fragment)
 	*run = keyRun{
-		hash: keyHash(v.Bits, v.ID), kind: v.ID, min: t, max: t,
+		hash: keyHash(v.Bits, v.ID, e.Group), kind: v.ID, group: uint8(e.Group), min: t, max: t,
 		frag: fragment, fragNext: f.runs,
 		text: c.texts.add(value), len: uint16(len(value)),
 	}
@@ -421,6 +424,7 @@ func (c *Core) newFrag(t, expiry event.Micros) uint32 {
 	ci, p := c.comps.get()
 	*f = frag{min: t, max: t, comp: ci, block: noBlock}
 	*p = comp{min: t, max: t, frags: fi, n: 1}
+	c.touch(ci, p)
 	c.wheel.add(p, ci, expiry)
 	return fi
 }
@@ -521,6 +525,7 @@ func (c *Core) union(a, b uint32) {
 	}
 	p.n += q.n
 	q.frags, q.n = 0, 0
+	c.touch(b, q)
 	c.releaseComp(b)
 	if !p.over { // one session takes the place of two
 		c.markDirty(c.frags.at(p.frags))
@@ -542,7 +547,9 @@ func (c *Core) markOver(p *comp) {
 
 func (c *Core) markDirty(f *frag) {
 	f.dirty = true
-	if p := c.comps.at(f.comp); !p.inDirty {
+	p := c.comps.at(f.comp)
+	c.touch(f.comp, p)
+	if !p.inDirty {
 		p.inDirty = true
 		c.dirty = append(c.dirty, f.comp)
 	}
@@ -561,6 +568,7 @@ func (c *Core) freeFrag(i uint32) {
 		c.frags.at(f.next).prev = f.prev
 	}
 	p.n--
+	c.touch(f.comp, p)
 	if f.block != noBlock {
 		c.blocks.put(f.class, f.block)
 	}

@@ -98,6 +98,7 @@ func TestStream(t *testing.T) {
 		delay := event.Micros(r.IntN(100))
 		flush := r.IntN(3) > 0
 		newest := event.MinTime
+		var saved chain
 		for left := events; len(left) > 0; {
 			n := min(len(left), 1+r.IntN(20))
 			for _, e := range left[:n] {
@@ -113,8 +114,8 @@ func TestStream(t *testing.T) {
 				}
 			}
 			left = left[n:]
-			if r.IntN(6) == 0 {
-				c = restored(t, cfg, c)
+			if r.IntN(3) == 0 {
+				c = saved.next(t, r, cfg, c)
 			}
 			c.Advance(newest-delay, out)
 			if flush && r.IntN(2) == 0 {
@@ -128,17 +129,30 @@ func TestStream(t *testing.T) {
 	})
 }
 
-// restored takes a snapshot and continues from it; a restored core writes the same snapshot.
-func restored(t *testing.T, cfg *Config, c *Core) *Core {
+// chain is a snapshot and the deltas after it.
+type chain [][]byte
+
+// next saves a core, as a snapshot or as a delta. Now and then it returns the core that the chain restores, which must
+// write the same snapshot as the core itself.
+func (s *chain) next(t *testing.T, r *rand.Rand, cfg *Config, c *Core) *Core {
 	t.Helper()
-	snapshot := c.AppendSnapshot(nil)
-	again, err := Restore(*cfg, snapshot)
+	if len(*s) == 0 || r.IntN(8) == 0 {
+		*s = chain{c.AppendSnapshot(nil)}
+	} else {
+		*s = append(*s, c.AppendDelta(nil))
+	}
+	if r.IntN(3) > 0 {
+		return c
+	}
+	again, err := Restore(*cfg, (*s)[0], (*s)[1:]...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(again.AppendSnapshot(nil), snapshot) {
-		t.Fatal("a restored core writes another snapshot")
+	a, b := again.AppendSnapshot(nil), c.AppendSnapshot(nil)
+	if !bytes.Equal(a, b) {
+		t.Fatalf("a restored core writes another snapshot, after %d deltas", len(*s)-1)
 	}
+	*s = chain{a}
 	return again
 }
 
@@ -206,19 +220,13 @@ func TestRange(t *testing.T) {
 	})
 }
 
-// TestShards splits the input by a field that sessions share: the shards' rows together are the whole's.
+// TestShards splits the input by key group: the shards' rows together are those of one shard.
 func TestShards(t *testing.T) {
 	eachSeed(t, 200, func(t *testing.T, r *rand.Rand) {
 		cfg := randomConfig(r, 0)
 		events := randomEvents(r, 20+r.IntN(200), event.Micros(200+r.IntN(3000)))
-		for i := range events { // the shard of an event is part of all its keys
-			shard := r.IntN(4)
-			events[i].group = shard
-			for kind, values := range events[i].keys {
-				for k := range values {
-					events[i].keys[kind][k] = fmt.Sprintf("s%d-%s", shard, values[k])
-				}
-			}
+		for i := range events {
+			events[i].group = r.IntN(4)
 		}
 		want := reference(cfg, events)
 		whole := newTable(t, cfg)
@@ -249,5 +257,15 @@ func TestShards(t *testing.T) {
 			whole.cells[k] = fmt.Sprint(v)
 		}
 		whole.compare(want, "four shards")
+
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one := newTable(t, cfg)
+		feed(r, c, events, one)
+		c.Advance(event.MaxTime, one)
+		c.Flush(one)
+		one.compare(want, "one shard")
 	})
 }

@@ -24,8 +24,10 @@ func (c *Core) Flush(out Output) {
 		case p.n == 0:
 			c.releaseComp(i)
 		case !p.over:
+			c.touch(i, p)
 			c.emit(out, false, c.fragsOf(p)...)
 		default:
+			c.touch(i, p)
 			for k := p.frags; k != 0; k = c.frags.at(k).next {
 				if c.frags.at(k).dirty {
 					c.emit(out, false, k)

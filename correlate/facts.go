@@ -80,6 +80,7 @@ type Moment func(*Facts) (at event.Micros, ok bool)
 // Scenario is a compiled scenario.
 type Scenario struct {
 	Name string
+	Text string // of the rule; equal texts mean equal rules
 	When Rule
 	// From and Within give the moment past which events do not count. A nil From means the whole session, decided
 	// Config.Settle after its end. Scenarios with equal FromText and Within share one evaluation of the moment.

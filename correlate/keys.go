@@ -17,7 +17,8 @@ type keyRun struct {
 	fragNext uint32 // another run of the fragment
 	len      uint16
 	kind     uint8
-	dead     bool // absorbed by another run of the same fragment
+	group    uint8 // values of different key groups never link: another shard may hold the other
+	dead     bool  // absorbed by another run of the same fragment
 }
 
 const keyParts = 64 // the table grows by parts, so that no one batch pays for a whole rehash
@@ -34,20 +35,20 @@ type keyPart struct {
 	n     int
 }
 
-// keyHash tells apart equal values of different kinds.
-func keyHash(bits uint64, kind uint8) uint64 {
-	return bits ^ uint64(kind+1)*0x9e3779b97f4a7c15
+// keyHash tells apart equal values of different kinds and key groups.
+func keyHash(bits uint64, kind uint8, group uint16) uint64 {
+	return bits ^ (uint64(kind)<<16|uint64(group)+1)*0x9e3779b97f4a7c15
 }
 
 // find returns the newest run of a key value, or 0.
-func (t *keyTable) find(tx *texts, h uint64, kind uint8, value []byte) uint32 {
-	if _, i := t.slot(tx, h, kind, value); i >= 0 {
+func (t *keyTable) find(tx *texts, h uint64, kind, group uint8, value []byte) uint32 {
+	if _, i := t.slot(tx, h, kind, group, value); i >= 0 {
 		return uint32(t.parts[h>>58].slots[i])
 	}
 	return 0
 }
 
-func (t *keyTable) slot(tx *texts, h uint64, kind uint8, value []byte) (*keyPart, int) {
+func (t *keyTable) slot(tx *texts, h uint64, kind, group uint8, value []byte) (*keyPart, int) {
 	p := &t.parts[h>>58]
 	if len(p.slots) == 0 {
 		return p, -1
@@ -60,7 +61,7 @@ func (t *keyTable) slot(tx *texts, h uint64, kind uint8, value []byte) (*keyPart
 		}
 		if s>>32 == h>>32 {
 			r := t.runs.at(uint32(s))
-			if r.hash == h && r.kind == kind && bytes.Equal(tx.get(r.text, int(r.len)), value) {
+			if r.hash == h && r.kind == kind && r.group == group && bytes.Equal(tx.get(r.text, int(r.len)), value) {
 				return p, int(i)
 			}
 		}
@@ -86,7 +87,7 @@ func (t *keyTable) add(tx *texts, head, run uint32) {
 		return
 	}
 	if h := t.runs.at(head); h.min < r.min {
-		p, i := t.slot(tx, r.hash, r.kind, tx.get(r.text, int(r.len)))
+		p, i := t.slot(tx, r.hash, r.kind, r.group, tx.get(r.text, int(r.len)))
 		r.next = head
 		p.slots[i] = r.hash>>32<<32 | uint64(run)
 		return
@@ -101,7 +102,7 @@ func (t *keyTable) add(tx *texts, head, run uint32) {
 // remove takes a run out of its value's chain, and the value out of the table with its last run.
 func (t *keyTable) remove(tx *texts, run uint32) {
 	r := t.runs.at(run)
-	p, i := t.slot(tx, r.hash, r.kind, tx.get(r.text, int(r.len)))
+	p, i := t.slot(tx, r.hash, r.kind, r.group, tx.get(r.text, int(r.len)))
 	head := uint32(p.slots[i])
 	switch {
 	case head != run:

@@ -35,6 +35,26 @@ func (p *pool[T]) get() (uint32, *T) {
 	return i, p.at(i)
 }
 
+// reserve returns the zeroed item of a number that get has not given away. Once all are reserved, gaps must be called.
+func (p *pool[T]) reserve(i uint32) *T {
+	for p.next <= i {
+		if p.next>>10 == uint32(len(p.chunks)) {
+			p.chunks = append(p.chunks, new([chunkItems]T))
+		}
+		p.next++
+	}
+	return p.at(i)
+}
+
+// gaps makes the unused items below the greatest reserved one free.
+func (p *pool[T]) gaps(unused func(*T) bool) {
+	for i := uint32(1); i < p.next; i++ {
+		if unused(p.at(i)) {
+			p.free = append(p.free, i)
+		}
+	}
+}
+
 func (p *pool[T]) at(i uint32) *T { return &p.chunks[i>>10][i&(chunkItems-1)] }
 func (p *pool[T]) put(i uint32)   { p.free = append(p.free, i) }
 

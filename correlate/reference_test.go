@@ -54,6 +54,9 @@ func reference(cfg *Config, input []refEvent) refResult {
 	sort.Slice(events, func(i, j int) bool { return events[i].before(events[j]) })
 
 	linked := func(a, b *refEvent) bool {
+		if a.group != b.group {
+			return false
+		}
 		for kind, values := range a.keys {
 			d := a.time - b.time
 			if d < 0 {
@@ -333,6 +336,7 @@ func randomEvents(r *rand.Rand, n int, horizon event.Micros) []refEvent {
 	steps := []string{"paid", "delivered", "seen", "other"}
 	values := max(3, n/(3+r.IntN(30)))
 	events := make([]refEvent, 0, n)
+	grouped := r.IntN(3) == 0
 	offsets := map[[2]int]int64{}
 	for len(events) < n {
 		source, part := r.IntN(3), r.IntN(2)
@@ -363,6 +367,9 @@ func randomEvents(r *rand.Rand, n int, horizon event.Micros) []refEvent {
 			}
 			if r.IntN(3) == 0 {
 				e.amount = fmt.Sprint(r.IntN(1000) - 300)
+			}
+			if grouped {
+				e.group = r.IntN(3)
 			}
 			if source == 2 {
 				e.dedupe = fmt.Sprintf("%s-%d", e.step, r.IntN(4))
@@ -403,7 +410,7 @@ func batchOf(events []refEvent) *event.Batch {
 		}
 		b.Events = append(b.Events, event.Event{
 			Time: e.time, Offset: e.offset, Partition: e.partition, Index: uint16(e.index), Source: uint16(e.source),
-			Step: b.Step([]byte(e.step)), Vals: uint32(len(b.Values)),
+			Step: b.Step([]byte(e.step)), Vals: uint32(len(b.Values)), Group: uint16(e.group),
 		})
 	}
 	return b

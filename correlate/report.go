@@ -10,6 +10,7 @@ import (
 // reports holds the live cells. A session's contribution is kept as (cell, measures) per report, so that a change takes
 // back exactly what was added.
 type reports struct {
+	seed     uint64
 	stride   int // int64s of a contribution: a cell and the measures, per report
 	cells    pool[reportCell]
 	measures []strides[int64] // by report
@@ -17,6 +18,7 @@ type reports struct {
 	n        int              // cells
 	keyBytes int64
 	dirty    []uint32
+	changed  []uint32
 	key      []byte
 	num      []byte
 	cell     Cell
@@ -28,14 +30,21 @@ type reportCell struct {
 	hash     uint64
 	measures uint32
 	report   uint8
-	dirty    bool
+	dirty    bool // changed since it was handed out
+	changed  bool // changed since the last snapshot
 }
 
 func (r *reports) init(cfg *Config) {
+	r.seed = cfg.Seed
 	for _, p := range cfg.Reports {
 		r.stride += 1 + len(p.Measures)
 		r.measures = append(r.measures, strides[int64]{stride: max(1, len(p.Measures))})
 	}
+}
+
+// hash is seeded, since the values in a key come from outside.
+func (r *reports) hash(report int, key []byte) uint64 {
+	return event.Hash(r.seed+uint64(report), key)
 }
 
 // window returns the start of a cell's window.
@@ -109,7 +118,7 @@ func (r *reports) find(cfg *Config, report int, row *Row) uint32 {
 	for _, f := range p.By {
 		r.key = appendText(r.key, r.text(cfg, row, f))
 	}
-	hash := event.Hash(uint64(report), r.key)
+	hash := r.hash(report, r.key)
 	if n := r.look(hash, report, r.key); n != 0 {
 		return n
 	}
@@ -140,12 +149,41 @@ func (r *reports) insert(hash uint64, report int, key string) uint32 {
 		r.rebuild(max(64, 2*len(r.slots)))
 	}
 	n, c := r.cells.get()
+	r.start(n, c, hash, report, key)
+	return n
+}
+
+// insertAt is insert with a number that is free.
+func (r *reports) insertAt(n uint32, hash uint64, report int, key string) {
+	if 4*(r.n+1) > 3*len(r.slots) {
+		r.rebuild(max(64, 2*len(r.slots)))
+	}
+	r.start(n, r.cells.reserve(n), hash, report, key)
+}
+
+func (r *reports) start(n uint32, c *reportCell, hash uint64, report int, key string) {
 	m, _ := r.measures[report].get()
 	*c = reportCell{key: key, hash: hash, measures: m, report: uint8(report)}
 	r.put(n, hash)
 	r.n++
 	r.keyBytes += int64(len(key))
-	return n
+}
+
+// numbers returns the numbers of all cells, and marks them as changed so that they are written.
+func (r *reports) numbers() (list []uint32) {
+	r.each(func(n uint32, c *reportCell) {
+		c.changed = true
+		list = append(list, n)
+	})
+	return list
+}
+
+// change notes that a cell changed since the last snapshot.
+func (r *reports) change(n uint32, c *reportCell) {
+	if !c.changed {
+		c.changed = true
+		r.changed = append(r.changed, n)
+	}
 }
 
 func (r *reports) put(n uint32, hash uint64) {
@@ -187,6 +225,7 @@ func (r *reports) text(cfg *Config, row *Row, field int) []byte {
 }
 
 func (r *reports) touch(n uint32, c *reportCell) {
+	r.change(n, c)
 	if !c.dirty {
 		c.dirty = true
 		r.dirty = append(r.dirty, n)
@@ -198,6 +237,7 @@ func (r *reports) touch(n uint32, c *reportCell) {
 func (r *reports) flush(c *Core, out Output) {
 	for _, n := range r.dirty {
 		if cell := r.cells.at(n); cell.dirty {
+			r.change(n, cell)
 			r.hand(c, cell, out)
 		}
 	}
@@ -233,7 +273,8 @@ func (r *reports) forget(c *Core, before event.Micros, out Output) {
 		}
 		r.measures[cell.report].put(cell.measures)
 		r.keyBytes -= int64(len(cell.key))
-		*cell = reportCell{}
+		r.change(n, cell)
+		*cell = reportCell{changed: true}
 		r.cells.put(n)
 		r.n--
 		gone = true

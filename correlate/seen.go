@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 
@@ -12,6 +13,8 @@ import (
 type seen struct {
 	chunks map[seenKey]*seenChunk
 	last   []seenLast // by source
+	// Chunks that changed, or went, since the last snapshot; a chunk's own flag keeps it from being listed twice.
+	changed []seenKey
 }
 
 type seenKey struct {
@@ -30,6 +33,7 @@ const seenSpan = 1 << 12 // offsets in a chunk
 // seenChunk holds the identities of 4096 offsets. More is a set, open addressing, of offset<<16|index with index > 0.
 type seenChunk struct {
 	maxTime event.Micros
+	changed bool
 	first   [seenSpan / 64]uint64
 	more    []uint32
 	n       int // entries of more
@@ -39,12 +43,16 @@ func newSeen(sources int) seen {
 	return seen{chunks: map[seenKey]*seenChunk{}, last: make([]seenLast, sources)}
 }
 
-func (s *seen) chunk(e *event.Event) *seenChunk {
+// chunk returns the chunk of an identity; nil where there is none, unless it is to be made.
+func (s *seen) chunk(e *event.Event, make bool) *seenChunk {
 	key := seenKey{e.Source, e.Partition, e.Offset >> 12}
 	l := &s.last[e.Source]
 	if l.chunk == nil || l.key != key {
 		c := s.chunks[key]
 		if c == nil {
+			if !make {
+				return nil
+			}
 			c = &seenChunk{maxTime: event.MinTime}
 			s.chunks[key] = c
 		}
@@ -55,7 +63,10 @@ func (s *seen) chunk(e *event.Event) *seenChunk {
 
 // has tells whether an identity was accepted.
 func (s *seen) has(e *event.Event) bool {
-	c := s.chunk(e)
+	c := s.chunk(e, false)
+	if c == nil {
+		return false
+	}
 	at := uint32(e.Offset) & (seenSpan - 1)
 	if e.Index == 0 {
 		return c.first[at/64]&(1<<(at%64)) != 0
@@ -65,8 +76,12 @@ func (s *seen) has(e *event.Event) bool {
 
 // add records an identity that has said is new.
 func (s *seen) add(e *event.Event) {
-	c := s.chunk(e)
+	c := s.chunk(e, true)
 	c.maxTime = max(c.maxTime, e.Time)
+	if !c.changed {
+		c.changed = true
+		s.changed = append(s.changed, s.last[e.Source].key)
+	}
 	at := uint32(e.Offset) & (seenSpan - 1)
 	if e.Index == 0 {
 		c.first[at/64] |= 1 << (at % 64)
@@ -107,11 +122,17 @@ func (c *seenChunk) find(v uint32) int {
 
 // forget drops what is older than any event that can still be accepted.
 func (s *seen) forget(before event.Micros) {
+	var gone []seenKey
 	for key, c := range s.chunks {
 		if c.maxTime < before {
 			delete(s.chunks, key)
+			if !c.changed {
+				gone = append(gone, key)
+			}
 		}
 	}
+	slices.SortFunc(gone, compareSeen) // the order of a map must not show
+	s.changed = append(s.changed, gone...)
 	clear(s.last)
 }
 
@@ -121,22 +142,12 @@ func (s *seen) keys() []seenKey {
 	for k := range s.chunks {
 		keys = append(keys, k)
 	}
-	slices.SortFunc(keys, func(a, b seenKey) int {
-		if a.source != b.source {
-			return int(a.source) - int(b.source)
-		}
-		if a.partition != b.partition {
-			if a.partition < b.partition {
-				return -1
-			}
-			return 1
-		}
-		if a.chunk < b.chunk {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(keys, compareSeen)
 	return keys
+}
+
+func compareSeen(a, b seenKey) int {
+	return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.partition, b.partition), cmp.Compare(a.chunk, b.chunk))
 }
 
 // count is the number of identities of a chunk that are the first of their record.

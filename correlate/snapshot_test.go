@@ -62,6 +62,44 @@ func TestSnapshotErrors(t *testing.T) {
 	}
 }
 
+func TestDeltaOrder(t *testing.T) {
+	cfg := testConfig(100, 8, 10)
+	c, err := New(*cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := randomEvents(rand.New(rand.NewPCG(1, 1)), 90, 2000)
+	var saved [][]byte
+	for i := range 3 {
+		if err := c.Apply(batchOf(events[30*i:30*i+30]), discard{}); err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			saved = append(saved, c.AppendSnapshot(nil))
+		} else {
+			saved = append(saved, c.AppendDelta(nil))
+		}
+	}
+	for _, test := range []struct {
+		name  string
+		chain [][]byte
+		want  error
+	}{
+		{"all", saved, nil},
+		{"without the last", saved[:2], nil},
+		{"one is missing", [][]byte{saved[0], saved[2]}, ErrSnapshotOrder},
+		{"without the snapshot", saved[1:], ErrSnapshotOrder},
+		{"two snapshots", [][]byte{saved[0], saved[0]}, ErrSnapshotOrder},
+	} {
+		if _, err := Restore(*cfg, test.chain[0], test.chain[1:]...); !errors.Is(err, test.want) {
+			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
+		}
+	}
+	if whole := len(c.AppendSnapshot(nil)); len(c.AppendDelta(nil)) > whole/4 {
+		t.Errorf("a delta without changes is as large as a snapshot of %d bytes", whole)
+	}
+}
+
 // FuzzSnapshot feeds damaged snapshots whose checksum is right. Whatever is accepted must work as a core.
 func FuzzSnapshot(f *testing.F) {
 	cfg := testConfig(100, 8, 10)

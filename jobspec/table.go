@@ -137,7 +137,7 @@ func sourceShape() *shape {
 	}, besideFormat, []prop{
 		may("where", dict("Conditions by path; an event that fails one is skipped.", 1, 100, anyNameForm,
 			either("The value or values allowed.", scalar("A value."), values))),
-		may("time", either("Where the event time stands. Only nginx has a default: $msec, $time_iso8601 or $time_local.",
+		may("time", either("Where the event time stands. Default of nginx: $msec, $time_iso8601 or $time_local; of canal, debezium and maxwell: ts, the change's own time.",
 			path("Path of the time."),
 			object("A time with its layout.",
 				must("field", path("Path of the time.")),

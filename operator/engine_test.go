@@ -78,15 +78,14 @@ func (e *coreEngine) Flush() error {
 	return e.err
 }
 
-// Restart also holds the restored core's own snapshot against the one that it came from.
+// Restart also holds the restored core against the one that it came from: the next snapshots of both must be equal.
 func (e *coreEngine) Restart() error {
-	snapshot := e.core.AppendSnapshot(nil)
-	core, err := correlate.Restore(e.job.Config, snapshot)
+	core, err := correlate.Restore(e.job.Config, e.core.AppendSnapshot(nil))
 	if err != nil {
 		return err
 	}
-	if again := core.AppendSnapshot(nil); !bytes.Equal(again, snapshot) {
-		return fmt.Errorf("a snapshot of %d bytes was restored to a core whose snapshot has %d bytes and differs", len(snapshot), len(again))
+	if restored, left := core.AppendSnapshot(nil), e.core.AppendSnapshot(nil); !bytes.Equal(restored, left) {
+		return fmt.Errorf("the restored core has a snapshot of %d bytes, which differs from that of %d bytes of the core before", len(restored), len(left))
 	}
 	e.core = core
 	return nil

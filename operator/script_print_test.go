@@ -38,14 +38,14 @@ func formatTime(text string) string {
 
 // sessionLine is a line of sessions.jsonl.
 type sessionLine struct {
-	ID, Start, End string
-	Revision       int
-	Keys           map[string][]string
-	Fields         map[string]any
-	Scenarios      []string
-	Decided        map[string]string
-	Truncated      bool
-	Events         []struct {
+	ID, User, Start, End string
+	Revision             int
+	Keys                 map[string][]string
+	Fields               map[string]any
+	Scenarios            []string
+	Decided              map[string]string
+	Truncated            bool
+	Events               []struct {
 		Source           string
 		Partition, Index int
 		Offset           int64
@@ -96,6 +96,9 @@ func (s *sessionLine) head() string {
 	}
 	if len(pairs) > 0 {
 		parts = append(parts, strings.Join(pairs, " "))
+	}
+	if s.User != "" {
+		parts = append(parts, "user "+s.User)
 	}
 	for _, name := range s.Scenarios {
 		parts = append(parts, fmt.Sprintf("%s at %s", name, formatTime(s.Decided[name])))

@@ -90,7 +90,7 @@ func Compile(spec *jobspec.Spec) (*Set, error) {
 
 	set := &Set{Steps: stepsOf(append(slices.Clone(whens), froms...))}
 	for i, s := range spec.Scenarios {
-		scenario := correlate.Scenario{Name: s.Name}
+		scenario := correlate.Scenario{Name: s.Name, Text: s.When.Text}
 		if scenario.When, err = set.when(lang, whens[i]); err != nil {
 			problems = append(problems, whens[i].problem(err))
 		}

@@ -201,6 +201,9 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 			fmt.Fprintf(&b, "WARNING: all records of input %s were rejected: %s\n", name, list(in.Rejects))
 		}
 	}
+	if len(s.NoInput) > 0 {
+		fmt.Fprintf(&b, "NOTE: these sources of the job had no input, so their steps are missing: %s\n", strings.Join(s.NoInput, ", "))
+	}
 	if s.Duplicates+s.Folded+s.Skipped > 0 {
 		fmt.Fprintf(&b, "events: %s (left out by where: %s; same identity: %s; folded by dedupe: %s)\n",
 			thousands(s.Events), thousands(s.Skipped), thousands(s.Duplicates), thousands(s.Folded))
@@ -208,7 +211,10 @@ func printSummary(w io.Writer, s *backfill.Summary, dir, format string) error {
 		fmt.Fprintf(&b, "events: %s\n", thousands(s.Events))
 	}
 	printScenarios(&b, s)
-	fmt.Fprintf(&b, "state: %s events held at once, %.0f bytes each", thousands(s.OpenEvents), s.StateBytesPerEvent)
+	fmt.Fprintf(&b, "state: at most %s events in %s MiB", thousands(s.OpenEvents), thousands(s.StateBytes>>20))
+	if s.OpenEvents >= 100_000 { // of fewer, what is set aside for growth is the most
+		fmt.Fprintf(&b, ", %.0f bytes each", s.StateBytesPerEvent)
+	}
 	if s.SpilledBytes > 0 {
 		fmt.Fprintf(&b, "; %d MiB sorted on disk", s.SpilledBytes>>20)
 	}

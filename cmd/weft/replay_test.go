@@ -151,13 +151,12 @@ func TestReplayInput(t *testing.T) {
 		{"damaged gzip", "--input orders=rotten.gz", 1, nil,
 			`weft: input orders: read rotten.gz: cannot decompress after line \d+: .+` + "\n"},
 		{"binary file", "--input orders=binary", 0, []string{`(\d+) records from 1 source → 0 sessions in out/sessions.jsonl`,
-			`rejected \d+ records, kept in rejects.jsonl: syntax \d+`, "WARNING: every record was rejected. Is this the right spec for these files\\?",
-			`WARNING: all records of input orders were rejected: syntax \d+`}, ""},
+			`rejected \d+ records, kept in rejects.jsonl: syntax \d+`, `WARNING: every record was rejected. Is this the right spec for these files\?`}, ""},
 		{"empty file", "--input orders=empty", 0, []string{"0 records from 1 source → 0 sessions in out/sessions.jsonl",
 			"WARNING: input orders is empty: empty"}, ""},
 		{"empty lines", "--input orders=blank --input wallet=wallet.log", 0, []string{"WARNING: input orders has no records, only empty lines or an archive of other topics: blank"}, ""},
-		{"wrong source", "--input wallet=orders.jsonl", 0, []string{"WARNING: every record was rejected. Is this the right spec for these files\\?",
-			"WARNING: all records of input wallet were rejected: syntax 3"}, ""},
+		{"wrong source", "--input wallet=orders.jsonl", 0, []string{"rejected 3 records, kept in rejects.jsonl: syntax 3",
+			`WARNING: every record was rejected. Is this the right spec for these files\?`}, ""},
 		{"wrong source among others", "--input wallet=orders.jsonl --input orders=orders.jsonl", 0, []string{
 			"rejected 3 records, kept in rejects.jsonl: syntax 3", "WARNING: all records of input wallet were rejected: syntax 3"}, ""},
 		{"parquet of another topic", "--input orders=other.parquet", 0, []string{"0 records from 1 source → 0 sessions in out/sessions.jsonl",
@@ -167,7 +166,7 @@ func TestReplayInput(t *testing.T) {
 		{"one of several parquet files cut short", "--input orders=many", 1, nil, "weft: input orders: read many/2.parquet: .*cut off.*\n"},
 
 		{"unknown source", "--input ordres=orders.jsonl", 1, nil,
-			`weft: input ordres=orders.jsonl: job payments has no source "ordres"; its sources are orders, wallet` + "\n"},
+			`weft: input ordres=orders.jsonl: job payments has no source "ordres"; did you mean orders\? \(its sources are orders, wallet\)` + "\n"},
 		{"source given twice", "--input orders=orders.jsonl --input orders=orders.gz", 1, nil,
 			"weft: source orders has two inputs, orders.jsonl and orders.gz: .+\n"},
 		{"input without source", "--input orders.jsonl", 2, nil, `weft: --input "orders.jsonl": expected SOURCE=PATH, such as orders=orders.jsonl` + "\n"},
@@ -259,7 +258,6 @@ func TestReplayZipBomb(t *testing.T) {
 	for _, line := range []string{
 		"rejected 1 records, kept in rejects.jsonl: too_long 1\n",
 		"WARNING: every record was rejected. Is this the right spec for these files?\n",
-		"WARNING: all records of input orders were rejected: too_long 1\n",
 	} {
 		if !strings.Contains(stdout, line) {
 			t.Errorf("stdout lacks %q:\n%s", line, stdout)
