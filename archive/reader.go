@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/format"
@@ -32,6 +33,7 @@ type Reader struct {
 	file  *file // nil: none is open
 	read  int64 // bytes of the files that are done
 	size  int64
+	bytes atomic.Int64 // what BytesRead returns
 	stats Stats
 	err   error
 }
@@ -96,12 +98,17 @@ func (r *Reader) openNext() error {
 // Size returns the size of all files in bytes.
 func (r *Reader) Size() int64 { return r.size }
 
-// BytesRead returns how many bytes of Size are done, in steps of row groups.
-func (r *Reader) BytesRead() int64 {
-	if r.file == nil {
-		return r.read
+// BytesRead returns how many bytes of Size were done at the end of the last Fill, in steps of row groups. It may be called
+// while Fill runs.
+func (r *Reader) BytesRead() int64 { return r.bytes.Load() }
+
+// note lets BytesRead see how far the reader is.
+func (r *Reader) note() {
+	done := r.read
+	if r.file != nil {
+		done += r.file.done
 	}
-	return r.read + r.file.done
+	r.bytes.Store(done)
 }
 
 // Stats returns what was counted so far.
@@ -124,6 +131,7 @@ func (r *Reader) Close() error {
 //
 // more is false when all files ended. On an error the batch still holds the records before it.
 func (r *Reader) Fill(b *event.Batch, source uint16, topic string, maxBytes int) (more bool, err error) {
+	defer r.note()
 	if r.err != nil {
 		return false, r.err
 	}

@@ -157,14 +157,27 @@ func (r *replay) resolve() ([]source, error) {
 		}
 	}
 	seen := map[uint16]string{}
+	stdin := 0
 	for _, s := range out {
+		if s.Path == "-" {
+			stdin++
+		}
 		if other, ok := seen[s.number]; ok {
 			errs = append(errs, fmt.Errorf("source %s has two inputs, %s and %s: lines of both would have the same offsets; concatenate the files, or replay an archive folder", s.Source, other, s.Path))
 		}
 		seen[s.number] = s.Path
 	}
-	return out, errors.Join(errs...)
+	if stdin > 1 {
+		errs = append(errs, fmt.Errorf("%d inputs are standard input (-): only one can be", stdin))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("%w%w", ErrUsage, err)
+	}
+	return out, nil
 }
+
+// ErrUsage marks an error of Replay that lies in what was asked for and not in the data.
+var ErrUsage = errors.New("")
 
 // records is an open input.
 type records interface {
@@ -221,6 +234,9 @@ func isParquet(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("read %s: %w", path, errors.Unwrap(err))
 	}
+	if info.Mode()&os.ModeType != 0 && !info.IsDir() {
+		return false, nil // what is read from a pipe is gone
+	}
 	if info.IsDir() {
 		files, err := filepath.Glob(filepath.Join(path, "*.parquet"))
 		if err == nil && len(files) == 0 {
@@ -258,7 +274,8 @@ type pipelineInput struct {
 
 type pipelineBatch struct {
 	event.Batch
-	input *pipelineInput
+	input  *pipelineInput
+	unread int // lines that were rejected without being read whole
 }
 
 func (r *replay) pipeline(sources []source) (*pipeline, error) {
@@ -289,8 +306,8 @@ func (p *pipeline) close() {
 
 // run calls take with every decoded batch, in no particular order, from one goroutine; an error of take or of a read
 // ends it.
-func (p *pipeline) run(ctx context.Context, take func(*pipelineBatch) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (p *pipeline) run(outer context.Context, take func(*pipelineBatch) error) error {
+	ctx, cancel := context.WithCancelCause(outer)
 	defer cancel(nil)
 	pool := make(chan *pipelineBatch, 2*p.cfg.Decoders+len(p.inputs)+2)
 	for range cap(pool) {
@@ -299,12 +316,16 @@ func (p *pipeline) run(ctx context.Context, take func(*pipelineBatch) error) err
 	raw := make(chan *pipelineBatch)
 	decoded := make(chan *pipelineBatch, p.cfg.Decoders)
 
-	var decoders sync.WaitGroup
+	var workers []*operator.Decoder
 	for range p.cfg.Decoders {
 		d, err := p.job.NewDecoder()
 		if err != nil {
 			return err
 		}
+		workers = append(workers, d)
+	}
+	var decoders sync.WaitGroup
+	for _, d := range workers {
 		decoders.Go(func() {
 			for b := range raw {
 				d.Decode(&b.Batch)
@@ -316,28 +337,31 @@ func (p *pipeline) run(ctx context.Context, take func(*pipelineBatch) error) err
 			}
 		})
 	}
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		defer close(raw)
+	go func() {
 		if err := p.read(ctx, pool, raw); err != nil {
 			cancel(err)
 		}
-	})
-	go func() {
-		reader.Wait()
+		close(raw)
 		decoders.Wait()
 		close(decoded)
 	}()
-	for b := range decoded {
-		if context.Cause(ctx) == nil {
-			if err := take(b); err != nil {
-				cancel(err)
+	for {
+		select {
+		case b, ok := <-decoded:
+			if !ok {
+				return context.Cause(ctx)
 			}
+			if context.Cause(ctx) == nil {
+				if err := take(b); err != nil {
+					cancel(err)
+				}
+			}
+			b.Reset()
+			pool <- b
+		case <-outer.Done(): // a read that waits for a terminal or a pipe would not notice
+			return context.Cause(outer)
 		}
-		b.Reset()
-		pool <- b
 	}
-	return context.Cause(ctx)
 }
 
 // note counts a decoded batch.
@@ -380,7 +404,8 @@ func (p *pipeline) read(ctx context.Context, pool, raw chan *pipelineBatch) erro
 		if !more {
 			left = append(left[:next], left[next+1:]...)
 		}
-		p.records.Add(int64(len(b.Records)))
+		b.unread = len(b.Rejects)
+		p.records.Add(int64(len(b.Records) + b.unread))
 		in.flying.Add(1)
 		select {
 		case raw <- b:

@@ -46,7 +46,7 @@ type cellRef struct {
 	report   int
 	window   event.Micros
 	key      [2]int // range of keys
-	measures int    // start in measures
+	measures int    // start in measures: the number of sessions, then the measures
 }
 
 type resultFile struct {
@@ -91,7 +91,7 @@ func openResult[W any](k *sink, kind string, start func(io.Writer, results.Forma
 // batch counts a decoded batch and writes its rejects.
 func (k *sink) batch(b *pipelineBatch) error {
 	in := &b.input.stats
-	in.Records += int64(len(b.Records))
+	in.Records += int64(len(b.Records) + b.unread)
 	in.Events += int64(len(b.Events))
 	in.Skipped += b.Skipped
 	for i := range b.Rejects {
@@ -138,7 +138,7 @@ func (s *cells) add(c *correlate.Cell) {
 		s.keys = append(binary.AppendUvarint(s.keys, uint64(len(v))), v...)
 	}
 	s.list = append(s.list, cellRef{c.Report, c.Window, [2]int{start, len(s.keys)}, len(s.measures)})
-	s.measures = append(s.measures, c.Measures...)
+	s.measures = append(append(s.measures, c.Sessions), c.Measures...)
 }
 
 func (s *cells) key(r cellRef) []byte { return s.keys[r.key[0]:r.key[1]] }
@@ -164,12 +164,14 @@ func (s *cells) each(measures func(report int) int, yield func(*correlate.Cell))
 			c.By = append(c.By, rest[used:used+int(size)])
 			rest = rest[used+int(size):]
 		}
-		m := measures(r.report)
-		c.Measures = s.measures[r.measures : r.measures+m]
+		sums := s.measures[r.measures : r.measures+1+measures(r.report)]
 		for i++; i < len(s.list) && compare(s.list[i], r) == 0; i++ {
-			for j := range c.Measures {
-				c.Measures[j] += s.measures[s.list[i].measures+j]
+			for j := range sums {
+				sums[j] += s.measures[s.list[i].measures+j]
 			}
+		}
+		if c.Sessions, c.Measures = sums[0], sums[1:]; c.Sessions == 0 {
+			continue
 		}
 		yield(&c)
 		n++

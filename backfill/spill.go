@@ -30,8 +30,9 @@ const (
 // onDisk sorts all events on disk, then links them in order of time.
 func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error) {
 	for _, s := range sources {
-		if s.Path == "-" {
-			return nil, fmt.Errorf("input %s: what comes from standard input does not fit in %d bytes of memory, and cannot be read twice; write it to a file, or allow more with --memory", s.Source, r.cfg.MemoryBytes)
+		if info, err := os.Stat(s.Path); s.Path == "-" || err == nil && info.Mode()&os.ModeType != 0 && !info.IsDir() {
+			return nil, fmt.Errorf("input %s: %s does not fit in %d bytes of memory, and cannot be read twice; write it to a file, or allow more with --memory",
+				s.Source, pipeName(s.Path), r.cfg.MemoryBytes)
 		}
 	}
 	p, err := r.pipeline(sources)
@@ -87,6 +88,13 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 	}
 	out.s.SpilledBytes = sorter.spilled
 	return out.finish(p, total)
+}
+
+func pipeName(path string) string {
+	if path == "-" {
+		return "what comes from standard input"
+	}
+	return "what comes through " + path
 }
 
 // merge links the events of one part in order of time.

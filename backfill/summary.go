@@ -54,8 +54,9 @@ type SourceStats struct {
 // state takes note of the size of a core's state.
 func (s *Summary) state(c *correlate.Core) {
 	n := c.Stats()
+	s.StateBytes = max(s.StateBytes, n.StateBytes)
 	if n.OpenEvents > s.OpenEvents {
-		s.OpenEvents, s.StateBytes = n.OpenEvents, n.StateBytes
+		s.OpenEvents = n.OpenEvents
 		s.StateBytesPerEvent = float64(n.StateBytes) / float64(n.OpenEvents)
 	}
 }

@@ -361,9 +361,14 @@ func (c *Core) fieldText(fields fieldBlock, i int) []byte {
 // addEvent puts an event on a fragment's timeline.
 func (c *Core) addEvent(fragment uint32, f *frag, e *RowEvent) {
 	t := c.timeline(fragment, f)
-	if e.fold != 0 && t.foldsInto(e) {
-		c.stats.Folded++
-		return
+	if e.fold != 0 {
+		repeats, drop := t.foldsInto(e)
+		if repeats {
+			c.stats.Folded++
+		}
+		if drop {
+			return
+		}
 	}
 	if n := len(t.events); n == cap(t.events) && n < t.bound {
 		c.grow(f, n+1)

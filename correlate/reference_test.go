@@ -209,18 +209,34 @@ type table struct {
 	start map[ID]event.Micros
 	cells map[string]string
 	late  map[string]bool
+
+	wrote      map[ID]uint64 // sequence number of the last change, tombstones included
+	wroteCells map[string]wroteCell
+}
+
+type wroteCell struct {
+	cell Cell
+	seq  uint64
 }
 
 func newTable(t *testing.T, cfg *Config) *table {
-	return &table{t: t, cfg: cfg, rows: map[ID]string{}, first: map[ID]string{}, start: map[ID]event.Micros{}, cells: map[string]string{}, late: map[string]bool{}}
+	return &table{t: t, cfg: cfg, rows: map[ID]string{}, first: map[ID]string{}, start: map[ID]event.Micros{}, cells: map[string]string{}, late: map[string]bool{},
+		wrote: map[ID]uint64{}, wroteCells: map[string]wroteCell{}}
 }
 
-// clone copies the table, as a sink that is set back to a checkpoint.
-func (o *table) clone() *table {
-	n := newTable(o.t, o.cfg)
-	n.seq = o.seq
-	n.rows, n.first, n.start, n.cells = maps.Clone(o.rows), maps.Clone(o.first), maps.Clone(o.start), maps.Clone(o.cells)
-	return n
+// after returns what was written after a sequence number, tombstones included.
+func (o *table) after(seq uint64) (ids []ID, cells []Cell) {
+	for id, s := range o.wrote {
+		if s > seq {
+			ids = append(ids, id)
+		}
+	}
+	for _, c := range o.wroteCells {
+		if c.seq > seq {
+			cells = append(cells, c.cell)
+		}
+	}
+	return ids, cells
 }
 
 func (o *table) next(seq uint64) {
@@ -253,15 +269,17 @@ func (o *table) Upsert(seq uint64, r *Row) {
 	}
 	sort.Strings(keys)
 	o.rows[r.ID] = fmt.Sprint(r.Start, r.End, r.Count, keys, string(r.Fields[1].Text), amount, hits, line)
+	o.wrote[r.ID] = seq
 	o.first[r.ID] = rowIdentity(&r.Events[0])
 	o.start[r.ID] = r.Start
 }
 
 func (o *table) Tombstone(seq uint64, id ID) {
 	o.next(seq)
-	if _, ok := o.rows[id]; !ok {
+	if _, ok := o.wrote[id]; !ok {
 		o.t.Fatalf("tombstone for %s, which was never handed out", id)
 	}
+	o.wrote[id] = seq
 	delete(o.rows, id)
 	delete(o.first, id)
 }
@@ -269,7 +287,8 @@ func (o *table) Tombstone(seq uint64, id ID) {
 func (o *table) Cell(seq uint64, c *Cell) {
 	o.next(seq)
 	k := fmt.Sprintf("%d %s", c.Window, c.By[0])
-	if c.Measures[0] == 0 {
+	o.wroteCells[k] = wroteCell{Cell{Report: c.Report, Window: c.Window, By: [][]byte{slices.Clone(c.By[0])}}, seq}
+	if c.Sessions == 0 {
 		delete(o.cells, k)
 		return
 	}

@@ -38,7 +38,7 @@ func (r *reports) init(cfg *Config) {
 	r.seed = cfg.Seed
 	for _, p := range cfg.Reports {
 		r.stride += 1 + len(p.Measures)
-		r.measures = append(r.measures, strides[int64]{stride: max(1, len(p.Measures))})
+		r.measures = append(r.measures, strides[int64]{stride: 1 + len(p.Measures)})
 	}
 }
 
@@ -52,7 +52,7 @@ func (c *reportCell) window() event.Micros {
 	return event.Micros(binary.BigEndian.Uint64([]byte(c.key[:8])))
 }
 
-// values returns a cell's measures.
+// values returns the number of a cell's sessions, then its measures.
 func (r *reports) values(c *reportCell) []int64 { return r.measures[c.report].at(c.measures) }
 
 // add counts a session in its cells and writes down what it added.
@@ -66,9 +66,10 @@ func (r *reports) add(c *Core, row *Row, contrib []int64) {
 		m := contrib[at+1 : at+1+len(p.Measures)]
 		contrib[at] = int64(n)
 		at += 1 + len(p.Measures)
+		sums[0]++
 		for k := range p.Measures {
 			m[k] = measure(&p.Measures[k], row)
-			sums[k] += m[k]
+			sums[1+k] += m[k]
 		}
 		r.touch(n, cell)
 	}
@@ -83,8 +84,9 @@ func (r *reports) retract(cfg *Config, contrib []int64) {
 		at++
 		cell := r.cells.at(n)
 		sums := r.values(cell)
+		sums[0]--
 		for k := range cfg.Reports[i].Measures {
-			sums[k] -= contrib[at]
+			sums[1+k] -= contrib[at]
 			at++
 		}
 		r.touch(n, cell)
@@ -232,8 +234,7 @@ func (r *reports) touch(n uint32, c *reportCell) {
 	}
 }
 
-// flush hands out the changed cells. A cell that no session counts in any more is handed out with zeros, which tells
-// readers to drop it.
+// flush hands out the changed cells, those that no session counts in any more too: readers drop them.
 func (r *reports) flush(c *Core, out Output) {
 	for _, n := range r.dirty {
 		if cell := r.cells.at(n); cell.dirty {
@@ -255,8 +256,8 @@ func (r *reports) hand(c *Core, cell *reportCell, out Output) {
 		by = append(by, rest[:size])
 		rest = rest[size:]
 	}
-	sums := r.values(cell)[:len(c.cfg.Reports[cell.report].Measures)]
-	r.cell = Cell{int(cell.report), cell.window(), by, sums}
+	sums := r.values(cell)
+	r.cell = Cell{int(cell.report), cell.window(), by, sums[1:], sums[0]}
 	c.seq++
 	out.Cell(c.seq, &r.cell)
 }

@@ -74,4 +74,5 @@ type Cell struct {
 	Window   event.Micros // start of the window
 	By       [][]byte     // text of the fields, in order of Report.By; empty where the session has none
 	Measures []int64      // in order of Report.Measures; absolute, not a difference
+	Sessions int64        // how many sessions count in it; a cell with none is no row, whatever its measures
 }

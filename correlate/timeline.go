@@ -80,27 +80,28 @@ type timeline struct {
 	bound  int
 }
 
-// foldsInto tells whether e repeats an event of the timeline by its dedupe fields. Where e is the lesser of the two
-// the other is taken out, and e is to be inserted.
-func (t *timeline) foldsInto(e *RowEvent) bool {
+// foldsInto tells whether e repeats an event of the timeline by its dedupe fields. If it does, the lesser of the two is to
+// stay: either e is the one to drop, or the other was taken out and e is to be inserted.
+func (t *timeline) foldsInto(e *RowEvent) (repeats, drop bool) {
 	for i := range t.events {
 		if x := &t.events[i]; x.fold == e.fold {
 			if x.less(e) {
-				return true
+				return true, true
 			}
 			t.events = slices.Delete(t.events, i, i+1)
-			return false
+			return true, false
 		}
 	}
 	if t.over != nil {
 		if x, ok := t.over.folds[e.fold]; ok {
 			if x.less(e) {
-				return true
+				return true, true
 			}
 			delete(t.over.folds, e.fold)
+			return true, false
 		}
 	}
-	return false
+	return false, false
 }
 
 // insert puts an event in its place; past the bound the greatest goes to the overflow. events must have room for one
@@ -109,12 +110,12 @@ func (t *timeline) insert(e *RowEvent) {
 	n := len(t.events)
 	// Below the bound nothing may lie in the overflow, except right after a fold took an event out: then e takes its place.
 	if n == t.bound {
-		if last := &t.events[n-1]; !e.less(last) {
+		last := &t.events[n-1]
+		if !e.less(last) {
 			t.cut(e)
 			return
-		} else {
-			t.cut(last)
 		}
+		t.cut(last)
 		n--
 	} else {
 		t.events = t.events[:n+1]
@@ -139,9 +140,14 @@ func (t *timeline) cut(e *RowEvent) {
 func (t *timeline) merge(from timeline) (folded int) {
 	for i := range from.events {
 		e := &from.events[i]
-		if e.fold != 0 && t.foldsInto(e) {
-			folded++
-			continue
+		if e.fold != 0 {
+			repeats, drop := t.foldsInto(e)
+			if repeats {
+				folded++
+			}
+			if drop {
+				continue
+			}
 		}
 		t.insert(e)
 	}
@@ -156,11 +162,13 @@ func (t *timeline) merge(from timeline) (folded int) {
 		t.over.count(s)
 	}
 	for _, e := range from.over.sortedFolds() {
-		if t.foldsInto(&e) {
+		repeats, drop := t.foldsInto(&e)
+		if repeats {
 			folded++
-			continue
 		}
-		t.over.add(&e)
+		if !drop {
+			t.over.add(&e)
+		}
 	}
 	return folded
 }

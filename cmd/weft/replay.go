@@ -70,7 +70,13 @@ func (f *replayFlags) run(c *cobra.Command) error {
 			errs = append(errs, fmt.Errorf("--input %q: expected SOURCE=PATH, such as orders=orders.jsonl", in))
 			continue
 		}
+		if path == "-" && f.spec == "-" {
+			errs = append(errs, fmt.Errorf("--input %q: standard input is the spec already", in))
+		}
 		cfg.Inputs = append(cfg.Inputs, backfill.Input{Source: name, Path: path})
+	}
+	if f.out == "" {
+		errs = append(errs, errors.New("--out is empty: expected a folder"))
 	}
 	if f.format != string(results.Parquet) && f.format != string(results.JSONL) {
 		errs = append(errs, fmt.Errorf("--format %q: expected parquet or jsonl", f.format))
@@ -106,6 +112,8 @@ func (f *replayFlags) run(c *cobra.Command) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted: no results were written")
+	case errors.Is(err, backfill.ErrUsage):
+		return &exitError{exitUsage, err}
 	case err != nil:
 		return err
 	case f.quiet:

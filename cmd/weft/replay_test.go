@@ -165,9 +165,9 @@ func TestReplayInput(t *testing.T) {
 		{"parquet of four bytes", "--input orders=short.parquet", 1, nil, "weft: input orders: read short.parquet: is cut off: it has 4 bytes\n"},
 		{"one of several parquet files cut short", "--input orders=many", 1, nil, "weft: input orders: read many/2.parquet: .*cut off.*\n"},
 
-		{"unknown source", "--input ordres=orders.jsonl", 1, nil,
+		{"unknown source", "--input ordres=orders.jsonl", 2, nil,
 			`weft: input ordres=orders.jsonl: job payments has no source "ordres"; did you mean orders\? \(its sources are orders, wallet\)` + "\n"},
-		{"source given twice", "--input orders=orders.jsonl --input orders=orders.gz", 1, nil,
+		{"source given twice", "--input orders=orders.jsonl --input orders=orders.gz", 2, nil,
 			"weft: source orders has two inputs, orders.jsonl and orders.gz: .+\n"},
 		{"input without source", "--input orders.jsonl", 2, nil, `weft: --input "orders.jsonl": expected SOURCE=PATH, such as orders=orders.jsonl` + "\n"},
 		{"input without path", "--input orders=", 2, nil, `weft: --input "orders=": expected SOURCE=PATH, such as orders=orders.jsonl` + "\n"},

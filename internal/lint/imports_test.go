@@ -45,7 +45,8 @@ func table() map[string]may {
 
 		"streaming":  {code: core()},
 		"registry":   {code: []string{"jobspec"}},
-		"store":      {},
+		"stack":      {},
+		"store":      {code: []string{"event", "jobspec", "correlate", "results"}},
 		"kafka":      {code: []string{"event", "jobspec", "correlate"}},
 		"objstore":   {code: []string{"event", "jobspec", "correlate"}},
 		"activities": {code: []string{"streaming", "backfill", "registry", "store"}},
