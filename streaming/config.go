@@ -1,0 +1,151 @@
+// Package streaming drives the operator core from a log of records: it reads partitions at explicit offsets, applies what
+// it reads, writes what changed to a sink, and saves state and offsets together, so that whatever dies, the run after it
+// goes on as if nothing had happened.
+package streaming
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/weftdata/weft/correlate"
+	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/operator"
+)
+
+// Partition is one partition of a source's topic.
+type Partition struct {
+	Source int // number of the source in the job's spec
+	Topic  string
+	ID     int32
+}
+
+// String returns "topic/partition".
+func (p Partition) String() string { return fmt.Sprintf("%s/%d", p.Topic, p.ID) }
+
+// Log is where records come from.
+type Log interface {
+	// Identity returns what tells a topic from another of the same name that was made after it was deleted; empty where
+	// the log cannot tell.
+	Identity(ctx context.Context, topic string) (string, error)
+	// Bounds returns the first offset of a partition that is still there, and the one after its last record.
+	Bounds(ctx context.Context, p Partition) (first, end int64, err error)
+	// Fetch appends the records from offset next on, about maxBytes of them, to the batch, and returns the offset to go on
+	// at and the end of the partition as it was then. Where there are none it waits up to wait. It fails where next is no
+	// longer there; it never passes over a record silently.
+	Fetch(ctx context.Context, p Partition, next int64, b *event.Batch, maxBytes int, wait time.Duration) (after, end int64, err error)
+}
+
+// Sink is where results go. Its rows are ordered by (epoch, sequence): of two changes of one row the higher holds.
+type Sink interface {
+	// TakeEpoch starts a new epoch: from then on the sink takes changes of no earlier one.
+	TakeEpoch(ctx context.Context) (epoch uint64, err error)
+	// Write stores changes in one transaction. Writing them again changes nothing. It fails with ErrFenced where a later
+	// epoch has started.
+	Write(ctx context.Context, epoch uint64, c *Changes) error
+	// After returns the sessions, tombstones included, and the report cells whose last change is later than at, and
+	// forgets late events that were written later. It fails with ErrFenced where a later epoch than epoch has started:
+	// a run that is slow to start must not forget what the one after it wrote.
+	After(ctx context.Context, epoch uint64, at Point) ([]correlate.ID, []correlate.Cell, error)
+}
+
+// Point is a place in the order of a sink's changes.
+type Point struct{ Epoch, Sequence uint64 }
+
+// Objects is where checkpoints are kept. An etag names the content of an object.
+type Objects interface {
+	Get(ctx context.Context, key string) (data []byte, etag string, err error) // ErrNoObject where there is none
+	// Put writes an object that must not be there (match empty) or must have the etag match; ErrChanged where it is not so.
+	Put(ctx context.Context, key string, data []byte, match string) (etag string, err error)
+	Delete(ctx context.Context, key string) error // of what is not there is no error
+	List(ctx context.Context, prefix string) ([]string, error)
+}
+
+// Errors that the interfaces return and Run passes on.
+var (
+	ErrFenced     = errors.New("a later run of this shard has started")
+	ErrNoObject   = errors.New("no such object")
+	ErrChanged    = errors.New("the object is not what it was")
+	ErrOffsetGone = errors.New("records that were not read yet are gone")
+	ErrRecreated  = errors.New("the topic was deleted and made again")
+)
+
+// Config says what a shard does. Durations and sizes have defaults.
+type Config struct {
+	Job        *operator.Job
+	Name       string // of the shard, such as "payments/v3/0"; checkpoints stand below it
+	Partitions []Partition
+	Log        Log
+	Sink       Sink
+	Objects    Objects
+
+	FlushEvery      time.Duration // between two writes of changes; default 100 ms
+	CheckpointEvery time.Duration // default 10 s
+	FetchBytes      int           // default 256 KiB
+	FetchWait       time.Duration // default 500 ms
+	RetryFor        time.Duration // how long an error that may pass is tried again; default 1 min
+	StopWithin      time.Duration // for the last checkpoint; default 20 s
+
+	Retryable func(error) bool // tells errors that may pass; default: none
+	Progress  func(Status)     // called whenever the loop got on; may be nil
+	Logger    *slog.Logger     // default: discards
+}
+
+// Validate fills in defaults and reports everything wrong at once.
+func (c *Config) Validate() error {
+	var errs []error
+	need := func(ok bool, what string) {
+		if !ok {
+			errs = append(errs, errors.New(what))
+		}
+	}
+	need(c.Job != nil, "no job")
+	need(c.Name != "", "no name of the shard")
+	need(len(c.Partitions) > 0, "no partitions to read")
+	need(c.Log != nil && c.Sink != nil && c.Objects != nil, "no log, sink or objects")
+	seen := map[Partition]bool{}
+	for _, p := range c.Partitions {
+		need(!seen[p], fmt.Sprintf("partition %s comes twice", p))
+		need(c.Job == nil || p.Source >= 0 && p.Source < len(c.Job.Spec.Sources), fmt.Sprintf("partition %s: no source %d", p, p.Source))
+		seen[p] = true
+	}
+	fill := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+		need(*d > 0, "a duration is negative")
+	}
+	fill(&c.FlushEvery, 100*time.Millisecond)
+	fill(&c.CheckpointEvery, 10*time.Second)
+	fill(&c.FetchWait, 500*time.Millisecond)
+	fill(&c.RetryFor, time.Minute)
+	fill(&c.StopWithin, 20*time.Second)
+	if c.FetchBytes == 0 {
+		c.FetchBytes = 256 << 10
+	}
+	need(c.FetchBytes > 0, "the bytes of a fetch are negative")
+	if c.Retryable == nil {
+		c.Retryable = func(error) bool { return false }
+	}
+	if c.Progress == nil {
+		c.Progress = func(Status) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return errors.Join(errs...)
+}
+
+// Status is how far a shard is.
+type Status struct {
+	Epoch      uint64
+	Sequence   uint64 // of the last change
+	Checkpoint uint64 // number of the last one that is safe
+	Watermark  event.Micros
+	Records    int64
+	Rejects    int64
+	Lag        int64 // records between what was read and the ends of the partitions
+	Core       correlate.Stats
+}
