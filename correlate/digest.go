@@ -25,13 +25,13 @@ func (d *Digest) Add(o Digest) {
 	}
 }
 
-func (d *Digest) add(canonical []byte) {
+func digestOf(canonical []byte) Digest {
 	h := sha256.Sum256(canonical)
 	one := Digest{Count: 1}
 	for i := range one.Sum {
 		one.Sum[i] = binary.LittleEndian.Uint64(h[8*i:])
 	}
-	d.Add(one)
+	return one
 }
 
 // String returns the digest as 64 hexadecimal digits.
@@ -76,7 +76,10 @@ func (d *Digester) step(r *Row, n uint32) uint64 {
 }
 
 // Row adds a session.
-func (d *Digester) Row(r *Row) {
+func (d *Digester) Row(r *Row) { d.Sessions.Add(d.RowDigest(r)) }
+
+// RowDigest returns the digest of one session and adds nothing: a store keeps it with the row and adds up what it serves.
+func (d *Digester) RowDigest(r *Row) Digest {
 	le := binary.LittleEndian
 	b := append(d.b[:0], r.ID[:]...)
 	b = le.AppendUint64(b, uint64(r.Start))
@@ -109,7 +112,7 @@ func (d *Digester) Row(r *Row) {
 		b = le.AppendUint16(binary.AppendVarint(b, int64(e.Partition)), e.Index)
 	}
 	d.b = b
-	d.Sessions.add(b)
+	return digestOf(b)
 }
 
 // Cell adds a report cell. Cells without sessions are no rows.
@@ -126,5 +129,5 @@ func (d *Digester) Cell(c *Cell) {
 		b = binary.LittleEndian.AppendUint64(b, uint64(m))
 	}
 	d.b = b
-	d.Reports.add(b)
+	d.Reports.Add(digestOf(b))
 }

@@ -101,9 +101,11 @@ func sourceMembers(m Meta) (list [][]byte) {
 	return list
 }
 
-func (s *jsonSessions) write(r *correlate.Row) error {
-	b := append(s.buf, `{"id":"`...)
-	b = r.ID.Append(b)
+func (s *jsonSessions) write(r *correlate.Row) error { return s.end(s.appendOpen(s.buf, r)) }
+
+// appendOpen appends a session without its last bracket.
+func (s *jsonSessions) appendOpen(b []byte, r *correlate.Row) []byte {
+	b = r.ID.Append(append(b, `{"id":"`...))
 	b = s.clock.append(append(b, `","start":`...), r.Start)
 	b = s.clock.append(append(b, `,"end":`...), r.End)
 	b = strconv.AppendInt(append(b, `,"revision":`...), r.Count, 10)
@@ -122,7 +124,7 @@ func (s *jsonSessions) write(r *correlate.Row) error {
 	if r.Count > int64(len(r.Events)) {
 		b = append(b, `,"truncated":true`...)
 	}
-	return s.end(b)
+	return b
 }
 
 func (s *jsonSessions) appendKeys(b []byte, keys []correlate.RowKey) []byte {

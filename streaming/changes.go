@@ -44,7 +44,7 @@ type Exception struct {
 	Partition int32
 	Offset    int64
 	Index     uint16       // of a late event
-	Time      event.Micros // of a late event
+	Time      event.Micros // of a late event; the timestamp of a rejected record
 	Reason    event.Reason // of a reject
 	Detail    string
 	Raw       []byte
@@ -112,6 +112,6 @@ func (c *Changes) Late(b *event.Batch, i int) {
 func (c *Changes) reject(b *event.Batch, r *event.Reject) {
 	c.Rejects = append(c.Rejects, Exception{
 		Source: r.Record.Source, Partition: r.Record.Partition, Offset: r.Record.Offset,
-		Reason: r.Reason, Detail: r.Detail, Raw: slices.Clone(b.Raw(r.Record)),
+		Time: r.Record.Timestamp, Reason: r.Reason, Detail: r.Detail, Raw: slices.Clone(b.Raw(r.Record)),
 	})
 }
