@@ -16,7 +16,7 @@ FUZZTIME  ?= 5s
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/weft
@@ -33,6 +33,10 @@ test: ## check formatting, vet, build and test everything
 	$(GO) build ./...
 	$(GO) vet ./...
 	$(GO) test -timeout 8m ./...
+
+.PHONY: test-stack
+test-stack: ## test the embedded servers and the whole way through them (the first build takes 6 minutes)
+	cd devstack && $(GO) vet ./... && $(GO) test -timeout 10m ./...
 
 .PHONY: bench
 bench: build ## benchmarks of the packages, then the whole engine on 100,000 purchases
