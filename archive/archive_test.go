@@ -137,6 +137,16 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
+// A header without a value is malformed, whatever the rows before it had.
+func TestOriginWithoutValue(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.parquet")
+	pack(t, path, Record{Topic: "pay", Offset: 1, Value: []byte("a"), Headers: []Header{{Key: OriginHeader}}})
+	got, _, err := readAll(path, "pay", 1<<20)
+	if err != nil || len(got) != 1 || !strings.HasPrefix(got[0], "0/1!syntax!") {
+		t.Errorf("got %q, %v; want one reject", got, err)
+	}
+}
+
 func TestFolder(t *testing.T) {
 	dir := t.TempDir()
 	pack(t, filepath.Join(dir, "2.parquet"), Record{Topic: "pay", Offset: 2, Timestamp: 1, Value: []byte("b")})

@@ -427,6 +427,9 @@ func (f *file) origin() (origin []byte, err error) {
 		if key < 0 || string(keys.bytes(key)) != OriginHeader {
 			continue
 		}
+		if f.originText == nil { // a header without a value is there all the same
+			f.originText = make([]byte, 0, 64)
+		}
 		f.originText = f.originText[:0] // a copy: the page may go before the row's headers end
 		if value >= 0 {
 			f.originText = append(f.originText, values.bytes(value)...)
