@@ -60,9 +60,9 @@ func TestWebLog(t *testing.T) {
 		rejects = append(rejects, fmt.Sprintf("%d %s: %s", r.Offset, r.Reason, r.Detail))
 	}
 	t.Logf("rejected %d of %d lines: %q", len(rejects), s.Records, rejects)
-	// The one line that its server wrote broken: it ends within the user agent.
-	if want := []string{`8898 syntax: no "\"" after $http_user_agent`}; !slices.Equal(rejects, want) {
-		t.Errorf("rejects are %q, want %q", rejects, want)
+	// Line 8898 ends within the user agent, which the job does not want.
+	if len(rejects) > 0 {
+		t.Errorf("rejects are %q, want none", rejects)
 	}
 	for session, err := range results.ReadSessions(filepath.Join(out, "sessions.jsonl")) {
 		if err != nil {
@@ -86,7 +86,7 @@ func TestWebLog(t *testing.T) {
 }
 
 // combined is the combined log format; what stands between escaped quotes does not matter here.
-var combined = regexp.MustCompile(`^(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) [^"]*" (\d{3}) (?:\d+|-) ".*" ".*"$`)
+var combined = regexp.MustCompile(`^(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) [^"]*" (\d{3}) (?:\d+|-) "`)
 
 func referenceVisits(t *testing.T, path string) (list []string) {
 	t.Helper()
@@ -103,9 +103,6 @@ func referenceVisits(t *testing.T, path string) (list []string) {
 	scan := bufio.NewScanner(z)
 	for n := int64(0); scan.Scan(); n++ {
 		m := combined.FindStringSubmatch(scan.Text())
-		if m == nil && n == 8898 {
-			continue
-		}
 		if m == nil {
 			t.Fatalf("the reference cannot read line %d: %s", n, scan.Text())
 		}

@@ -20,6 +20,7 @@ type nginx struct {
 	prefix    string
 	escape    escaping
 	variables []nginxVariable
+	needed    int // variables up to the last that the job wants something of; a line may be cut off behind them
 }
 
 type nginxVariable struct {
@@ -75,6 +76,11 @@ func newNginx(src *jobspec.Source, f *frame, _ Options) (Decoder, error) {
 	for slot := range f.slots {
 		if !d.bind(slot) {
 			return nil, f.badPath(slot, "the log format has no $"+variableName(f.slots[slot].path), "it has "+lf.names())
+		}
+	}
+	for i := range d.variables {
+		if len(d.variables[i].parts) > 0 {
+			d.needed = i + 1
 		}
 	}
 	return d, nil
@@ -176,6 +182,9 @@ func (d *nginx) Decode(b *event.Batch, r event.Record) {
 	for i := range d.variables {
 		v := &d.variables[i]
 		n := v.length(line[at:])
+		if n < 0 && i >= d.needed {
+			break // the line was cut off, behind all that the job wants of it
+		}
 		if n < 0 {
 			d.reject(b, event.ReasonSyntax, "no "+strconv.Quote(v.end)+" after $"+v.name)
 			return
@@ -183,11 +192,10 @@ func (d *nginx) Decode(b *event.Batch, r event.Record) {
 		if len(v.parts) > 0 {
 			d.take(b, v.parts, r.Off+uint32(at), uint32(n))
 		}
-		at += n + len(v.end)
-	}
-	if at != len(line) {
-		d.reject(b, event.ReasonSyntax, "the line goes on after its last variable")
-		return
+		if at += n + len(v.end); i == len(d.variables)-1 && at != len(line) {
+			d.reject(b, event.ReasonSyntax, "the line goes on after its last variable")
+			return
+		}
 	}
 	d.emit(b, 0)
 }

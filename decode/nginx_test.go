@@ -50,6 +50,21 @@ func TestNginx(t *testing.T) {
 	}
 }
 
+// A line may be cut off behind what the job wants of it, not before.
+func TestNginxCut(t *testing.T) {
+	s := combinedSpec()
+	s.paths = []string{"field ip=remote_addr", "int bytes=body_bytes_sent"}
+	for line, want := range map[string]string{
+		combinedLine[:len(combinedLine)-1]:                  `0.0 2015-05-17T10:05:03 GET bytes=203023 ip="192.0.2.1"`,
+		combinedLine[:strings.Index(combinedLine, "shop")]:  `0.0 2015-05-17T10:05:03 GET bytes=203023 ip="192.0.2.1"`,
+		combinedLine[:strings.Index(combinedLine, "203")+2]: `0 syntax: no " \"" after $body_bytes_sent`,
+		combinedLine + " 0.003":                             `0 syntax: the line goes on after its last variable`,
+		combinedLine[:strings.Index(combinedLine, " [17/")]: `0 syntax: no " [" after $remote_user`,
+	} {
+		equalText(t, s.decode(t, line), want)
+	}
+}
+
 func TestNginxFormats(t *testing.T) {
 	for name, c := range map[string]struct{ format, time, line, want string }{
 		"milliseconds": {`$msec|$status`, "msec", `1431857103.123|200`, `0.0 2015-05-17T10:05:03.123 s status="200"`},
