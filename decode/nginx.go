@@ -86,6 +86,9 @@ func newNginx(src *jobspec.Source, f *frame, _ Options) (Decoder, error) {
 	return d, nil
 }
 
+// quoteShort quotes the start of a literal: it comes from the spec, where it can be long, and a reject's detail is short.
+func quoteShort(literal string) string { return strconv.Quote(literal[:min(len(literal), 25)]) }
+
 // nginxTimeLayout returns the layout of nginx's own time variables.
 func nginxTimeLayout(variable string) string {
 	switch variable {
@@ -175,7 +178,7 @@ func (d *nginx) Decode(b *event.Batch, r event.Record) {
 	}
 	line := trimLineEnd(b.Raw(r))
 	if len(line) < len(d.prefix) || string(line[:len(d.prefix)]) != d.prefix {
-		d.reject(b, event.ReasonSyntax, "the line does not begin with "+strconv.Quote(d.prefix))
+		d.reject(b, event.ReasonSyntax, "the line does not begin with "+quoteShort(d.prefix))
 		return
 	}
 	at := len(d.prefix)
@@ -186,7 +189,7 @@ func (d *nginx) Decode(b *event.Batch, r event.Record) {
 			break // the line was cut off, behind all that the job wants of it
 		}
 		if n < 0 {
-			d.reject(b, event.ReasonSyntax, "no "+strconv.Quote(v.end)+" after $"+v.name)
+			d.reject(b, event.ReasonSyntax, "no "+quoteShort(v.end)+" after $"+v.name[:min(len(v.name), 60)])
 			return
 		}
 		if len(v.parts) > 0 {
