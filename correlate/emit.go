@@ -274,25 +274,23 @@ func (c *Core) forgetSteps() {
 
 // eachFrag calls yield for every live fragment in order of component.
 func (c *Core) eachFrag(yield func(i uint32, f *frag)) {
-	for k := uint32(1); k < c.comps.next; k++ {
-		if p := c.comps.at(k); p.n > 0 {
-			for i := p.frags; i != 0; i = c.frags.at(i).next {
-				yield(i, c.frags.at(i))
-			}
+	c.comps.each(func(_ uint32, p *comp) {
+		for i := p.frags; p.n > 0 && i != 0; i = c.frags.at(i).next {
+			yield(i, c.frags.at(i))
 		}
-	}
+	})
 }
 
 // Stats returns what the core holds and has seen.
 func (c *Core) Stats() Stats {
 	s := c.stats
-	for k := uint32(1); k < c.comps.next; k++ {
-		if p := c.comps.at(k); p.over {
+	c.comps.each(func(_ uint32, p *comp) {
+		if p.over {
 			s.OpenSessions += int64(p.n)
 		} else if p.n > 0 {
 			s.OpenSessions++
 		}
-	}
+	})
 	s.OpenKeys = c.keys.runs.live()
 	s.Cells = int64(c.reports.n)
 	s.StateBytes = c.StateBytes()

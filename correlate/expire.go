@@ -166,21 +166,19 @@ func (c *Core) forgetFrag(i uint32, f *frag) {
 
 // finish hands out everything: no event can come after the end of time. The state is given back whole.
 func (c *Core) finish(out Output) {
-	for i := uint32(1); i < c.comps.next; i++ {
-		p := c.comps.at(i)
-		if p.n == 0 || !p.inDirty {
-			continue
-		}
-		if !p.over {
+	c.comps.each(func(_ uint32, p *comp) {
+		switch {
+		case p.n == 0 || !p.inDirty:
+		case !p.over:
 			c.emit(out, true, c.fragsOf(p)...)
-			continue
-		}
-		for k := p.frags; k != 0; k = c.frags.at(k).next {
-			if c.frags.at(k).dirty {
-				c.emit(out, true, k)
+		default:
+			for k := p.frags; k != 0; k = c.frags.at(k).next {
+				if c.frags.at(k).dirty {
+					c.emit(out, true, k)
+				}
 			}
 		}
-	}
+	})
 	c.seen = newSeen(len(c.cfg.Topics))
 	c.keys = keyTable{}
 	c.frags, c.comps, c.blocks = pool[frag]{}, pool[comp]{}, blocks{}

@@ -9,9 +9,10 @@ const chunkItems = 1 << 10
 
 // pool holds items of one type.
 type pool[T any] struct {
-	chunks []*[chunkItems]T
+	chunks []*[chunkItems]T // nil where a restore found nothing to put
 	free   []uint32
-	next   uint32 // the least number never used
+	holes  []uint32 // numbers of the nil chunks
+	next   uint32   // the least number never used
 }
 
 // get returns a zeroed item.
@@ -23,6 +24,15 @@ func (p *pool[T]) get() (uint32, *T) {
 		var zero T
 		*t = zero
 		return i, t
+	}
+	if n := len(p.holes); n > 0 {
+		k := p.holes[n-1]
+		p.holes = p.holes[:n-1]
+		p.chunks[k] = new([chunkItems]T)
+		for i := range uint32(chunkItems) {
+			p.free = append(p.free, k*chunkItems+i)
+		}
+		return p.get()
 	}
 	if p.next == 0 {
 		p.next = 1
@@ -37,20 +47,44 @@ func (p *pool[T]) get() (uint32, *T) {
 
 // reserve returns the zeroed item of a number that get has not given away. Once all are reserved, gaps must be called.
 func (p *pool[T]) reserve(i uint32) *T {
-	for p.next <= i {
-		if p.next>>10 == uint32(len(p.chunks)) {
-			p.chunks = append(p.chunks, new([chunkItems]T))
-		}
-		p.next++
+	k := int(i >> 10)
+	for len(p.chunks) <= k {
+		p.chunks = append(p.chunks, nil)
 	}
+	if p.chunks[k] == nil {
+		p.chunks[k] = new([chunkItems]T)
+	}
+	p.next = max(p.next, i+1)
 	return p.at(i)
 }
 
 // gaps makes the unused items below the greatest reserved one free.
 func (p *pool[T]) gaps(unused func(*T) bool) {
-	for i := uint32(1); i < p.next; i++ {
-		if unused(p.at(i)) {
+	for k, chunk := range p.chunks {
+		// Number 0 names nothing, so its chunk cannot be a hole.
+		if chunk == nil && k == 0 {
+			p.chunks[0] = new([chunkItems]T)
+		} else if chunk == nil {
+			p.holes = append(p.holes, uint32(k))
+		}
+	}
+	p.each(func(i uint32, t *T) {
+		if unused(t) {
 			p.free = append(p.free, i)
+		}
+	})
+}
+
+// each calls yield for every item that get or reserve has ever given away, and for those beside them, in order of number.
+func (p *pool[T]) each(yield func(i uint32, t *T)) {
+	for k, chunk := range p.chunks {
+		if chunk == nil {
+			continue
+		}
+		for j := range chunk {
+			if i := uint32(k*chunkItems + j); i > 0 && i < p.next {
+				yield(i, &chunk[j])
+			}
 		}
 	}
 }
@@ -60,11 +94,13 @@ func (p *pool[T]) put(i uint32)   { p.free = append(p.free, i) }
 
 func (p *pool[T]) bytes() int64 {
 	var t T
-	return int64(len(p.chunks))*chunkItems*int64(unsafe.Sizeof(t)) + int64(cap(p.free))*4
+	return int64(len(p.chunks)-len(p.holes))*chunkItems*int64(unsafe.Sizeof(t)) + int64(cap(p.free))*4
 }
 
 // live is the number of items in use.
-func (p *pool[T]) live() int64 { return int64(p.next) - int64(min(p.next, 1)) - int64(len(p.free)) }
+func (p *pool[T]) live() int64 {
+	return int64(p.next) - int64(min(p.next, 1)) - int64(len(p.free)) - int64(len(p.holes))*chunkItems
+}
 
 // strides holds blocks of a fixed number of items.
 type strides[T any] struct {

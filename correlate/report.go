@@ -171,6 +171,15 @@ func (r *reports) start(n uint32, c *reportCell, hash uint64, report int, key st
 	r.keyBytes += int64(len(key))
 }
 
+// has tells whether a number names a cell of a report.
+func (r *reports) has(n uint32, report int) bool {
+	if n == 0 || n >= r.cells.next || r.cells.chunks[n>>10] == nil {
+		return false
+	}
+	c := r.cells.at(n)
+	return c.key != "" && int(c.report) == report
+}
+
 // numbers returns the numbers of all cells, and marks them as changed so that they are written.
 func (r *reports) numbers() (list []uint32) {
 	r.each(func(n uint32, c *reportCell) {
@@ -205,11 +214,11 @@ func (r *reports) rebuild(size int) {
 
 // each calls yield for every live cell, in order of number.
 func (r *reports) each(yield func(n uint32, c *reportCell)) {
-	for n := uint32(1); n < r.cells.next; n++ {
-		if c := r.cells.at(n); c.key != "" {
+	r.cells.each(func(n uint32, c *reportCell) {
+		if c.key != "" {
 			yield(n, c)
 		}
-	}
+	})
 }
 
 func appendText(dst, s []byte) []byte {

@@ -1,10 +1,12 @@
 package correlate
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 
 	"github.com/weftdata/weft/event"
 )
@@ -60,7 +62,7 @@ func (c *Core) open(s []byte, place int) ([]byte, error) {
 }
 
 // restore reads the bodies of a snapshot and its deltas into an empty core. It trusts nothing: whatever the bytes, it
-// ends with a consistent core or an error, in memory proportional to the bytes.
+// ends with a consistent core or an error, in memory proportional to the bytes and to the greatest number.
 func (c *Core) restore(bodies [][]byte) error {
 	var cells, comps items
 	for i, body := range bodies {
@@ -102,17 +104,26 @@ func (c *Core) restore(bodies [][]byte) error {
 	return nil
 }
 
-// items holds the bytes of numbered items; later ones take the place of earlier ones.
-type items struct{ bytes [][]byte }
+// items holds numbered items in the order in which they were read; later ones take the place of earlier ones.
+type items struct{ list []item }
 
-// each calls read for every item, in order of number.
+type item struct {
+	number uint32
+	bytes  []byte // none: the item is gone
+}
+
+// each calls read for every item that is left, in order of number.
 func (s *items) each(read func(n uint32, r *snapshotReader), c *Core) error {
-	for n, b := range s.bytes {
-		if len(b) == 0 {
+	byNumber := func(a, b item) int { return cmp.Compare(a.number, b.number) }
+	if !slices.IsSortedFunc(s.list, byNumber) { // a snapshot alone is
+		slices.SortStableFunc(s.list, byNumber)
+	}
+	for i, it := range s.list {
+		if len(it.bytes) == 0 || i+1 < len(s.list) && s.list[i+1].number == it.number {
 			continue
 		}
-		r := snapshotReader{c: c, b: b}
-		read(uint32(n), &r)
+		r := snapshotReader{c: c, b: it.bytes}
+		read(it.number, &r)
 		if r.err == nil && len(r.b) > 0 {
 			r.fail("bytes are left over in an item")
 		}
@@ -123,14 +134,13 @@ func (s *items) each(read func(n uint32, r *snapshotReader), c *Core) error {
 	return nil
 }
 
-// items reads a list of items.
+// items reads a list of items. Numbers may be high where there once were many items: the pools hold chunks only where
+// there is something, so a number costs at most 8 bytes for each chunk below it.
 func (r *snapshotReader) items(into *items) {
 	for range r.listed() {
-		// Numbers are dense: a core gives free ones away first, so none is far above how many there ever were at once.
-		// The bound keeps a damaged number from claiming memory.
 		n := r.uint()
 		size := binary.LittleEndian.Uint32(r.bytes(4))
-		if r.err == nil && (n == 0 || n > numberBound || n > uint64(len(into.bytes)+1<<16+len(r.b))) {
+		if r.err == nil && (n == 0 || n > numberBound) {
 			r.fail("the number of an item is out of range")
 		}
 		if r.err == nil && uint64(size) > uint64(len(r.b)) {
@@ -139,10 +149,7 @@ func (r *snapshotReader) items(into *items) {
 		if r.err != nil {
 			return
 		}
-		for uint64(len(into.bytes)) <= n {
-			into.bytes = append(into.bytes, nil)
-		}
-		into.bytes[n] = r.bytes(int(size))
+		into.list = append(into.list, item{uint32(n), r.bytes(int(size))})
 	}
 }
 
@@ -507,7 +514,7 @@ func (r *snapshotReader) emitted(f *frag) {
 		at := 0
 		for k := range c.cfg.Reports {
 			n := r.below(int(c.reports.cells.next), "a report cell")
-			if r.err == nil && (n == 0 || c.reports.cells.at(uint32(n)).key == "" || int(c.reports.cells.at(uint32(n)).report) != k) {
+			if r.err == nil && !c.reports.has(uint32(n), k) {
 				r.fail("no such report cell")
 			}
 			if r.err != nil {

@@ -102,12 +102,12 @@ func (c *Core) appendState(dst []byte, kind snapshotKind) []byte {
 // liveComps returns the numbers of all components, and marks them as changed so that they are written.
 func (c *Core) liveComps() []uint32 {
 	var list []uint32
-	for i := uint32(1); i < c.comps.next; i++ {
-		if p := c.comps.at(i); p.n > 0 {
+	c.comps.each(func(i uint32, p *comp) {
+		if p.n > 0 {
 			p.changed = true
 			list = append(list, i)
 		}
-	}
+	})
 	return list
 }
 

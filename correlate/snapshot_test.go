@@ -1,8 +1,10 @@
 package correlate
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
 	"testing"
@@ -161,4 +163,45 @@ func BenchmarkSnapshot(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestSnapshotAfterPeak restores a core that holds little now and held much before: what is left has high numbers.
+func TestSnapshotAfterPeak(t *testing.T) {
+	cfg := testConfig(100_000, 8, 10)
+	c, err := New(*cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var events []refEvent
+	const n = 200_000
+	for i := range n {
+		events = append(events, refEvent{time: 10, offset: int64(i), step: "paid", keys: map[int][]string{0: {fmt.Sprint("k", i)}}, user: fmt.Sprint("u", i)})
+	}
+	events[n-1].time = 1000
+	if err := c.Apply(batchOf(events), discard{}); err != nil {
+		t.Fatal(err)
+	}
+	c.Flush(discard{})
+	c.Advance(900, discard{})
+	if open := c.Stats().OpenSessions; open != 1 {
+		t.Fatalf("%d sessions are open, want the last one", open)
+	}
+	snapshot := c.AppendSnapshot(nil)
+	again, err := Restore(*cfg, snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again.AppendSnapshot(nil), c.AppendSnapshot(nil)) {
+		t.Error("the restored core writes another snapshot")
+	}
+	for i := range events { // the numbers that are free again are used again
+		events[i].offset += n
+		events[i].time = 2000
+	}
+	if err := again.Apply(batchOf(events), discard{}); err != nil {
+		t.Fatal(err)
+	}
+	if open := again.Stats().OpenSessions; open != n+1 {
+		t.Errorf("%d sessions are open, want %d", open, n+1)
+	}
 }
