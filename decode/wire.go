@@ -107,12 +107,6 @@ func (w *wire) giveInt(b *event.Batch, l *leaf, v int64) {
 	w.giveFrom(b, l, at, kindNumber)
 }
 
-func (w *wire) giveUint(b *event.Batch, l *leaf, v uint64) {
-	at := len(b.Data)
-	b.Data = strconv.AppendUint(b.Data, v, 10)
-	w.giveFrom(b, l, at, kindNumber)
-}
-
 func (w *wire) giveBool(b *event.Batch, l *leaf, v bool) {
 	c := &w.no
 	if v {

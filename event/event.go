@@ -51,23 +51,6 @@ type Event struct {
 	Group     uint16 // key group, 0 to KeyGroups-1
 }
 
-// Less orders events by (time, identity).
-func Less(a, b *Event) bool {
-	if a.Time != b.Time {
-		return a.Time < b.Time
-	}
-	if a.Source != b.Source {
-		return a.Source < b.Source
-	}
-	if a.Partition != b.Partition {
-		return a.Partition < b.Partition
-	}
-	if a.Offset != b.Offset {
-		return a.Offset < b.Offset
-	}
-	return a.Index < b.Index
-}
-
 // ValueKind says what a Value is.
 type ValueKind uint8
 
