@@ -9,7 +9,8 @@ import (
 
 // Changes is what one write takes to a sink. It is reused: a sink must not keep it.
 type Changes struct {
-	Last       uint64 // sequence number of the last change
+	Last       uint64       // sequence number of the last change
+	Watermark  event.Micros // as it is once these changes are written
 	Sessions   []Session
 	Gone       []Tombstone
 	Cells      []Cell

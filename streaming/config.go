@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/weftdata/weft/correlate"
@@ -138,14 +139,63 @@ func (c *Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Status is how far a shard is.
+// Status is how far a shard is. Who gets one may keep it.
 type Status struct {
 	Epoch      uint64
-	Sequence   uint64 // of the last change
+	Sequence   uint64 // of the last change that is in the sink
 	Checkpoint uint64 // number of the last one that is safe
 	Watermark  event.Micros
-	Records    int64
+	Records    int64 // of all sources, since the run started; so are all counts
 	Rejects    int64
 	Lag        int64 // records between what was read and the ends of the partitions
 	Core       correlate.Stats
+
+	Sources    []SourceStatus // by number in the spec
+	Partitions []PartitionStatus
+	Saved      CheckpointStatus
+	Latency    Histogram // from a record's timestamp until its results can be read in the sink, by record
+}
+
+// SourceStatus counts what was read of one source.
+type SourceStatus struct {
+	Records, Bytes, Events, Skipped, Late int64
+	Rejects                               map[event.Reason]int64 // nil: none
+}
+
+// PartitionStatus is how far the reading of a partition is.
+type PartitionStatus struct {
+	Partition
+	Next, End int64 // offset to go on at; end of the partition when it was last read
+}
+
+// CheckpointStatus describes the checkpoints of a run.
+type CheckpointStatus struct {
+	Count   int64
+	Bytes   int64         // of state, that the last one wrote
+	Stall   time.Duration // for which the last one held up input
+	Seconds float64       // that the last one took, with its upload
+}
+
+// Histogram counts durations in buckets: Counts[i] of at most Bounds[i], and not in the bucket before it. The last count,
+// beyond the bounds, has none.
+type Histogram struct {
+	Counts [len(latencyBounds) + 1]int64
+	Sum    time.Duration
+}
+
+// latencyBounds are the upper bounds of a Histogram's buckets.
+var latencyBounds = [...]time.Duration{
+	5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+	30 * time.Second, time.Minute, 5 * time.Minute,
+}
+
+// LatencyBounds returns the upper bounds of a Histogram's buckets.
+func LatencyBounds() []time.Duration { return latencyBounds[:] }
+
+// Add counts n durations.
+func (h *Histogram) Add(d time.Duration, n int64) {
+	i, _ := slices.BinarySearch(latencyBounds[:], d)
+	h.Counts[i] += n
+	h.Sum += d * time.Duration(n)
 }

@@ -319,7 +319,7 @@ func (s *shard) flush(ctx context.Context) error {
 	if s.changes.empty() {
 		return nil
 	}
-	s.changes.Last = s.core.Sequence()
+	s.changes.Last, s.changes.Watermark = s.core.Sequence(), s.core.Watermark()
 	err := s.retry(ctx, "write changes", func() error { return s.cfg.Sink.Write(ctx, s.epoch, &s.changes) })
 	if err != nil {
 		return fmt.Errorf("write changes: %w", err)
