@@ -3,6 +3,7 @@ package archive
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -21,7 +22,7 @@ const (
 	// OriginHeader names the header that holds a record's identity from before it was produced again or repartitioned.
 	OriginHeader = event.OriginHeader
 	// RejectBytes is how much of a value over event.RecordBytesMax is kept.
-	RejectBytes = 1 << 10
+	RejectBytes = event.RejectBytes
 
 	fillBytesMax = 1 << 30
 )
@@ -30,8 +31,9 @@ const (
 // concurrent use.
 type Reader struct {
 	paths []string
-	file  *file // nil: none is open
-	read  int64 // bytes of the files that are done
+	until map[int32]int64 // nil: read all
+	file  *file           // nil: none is open
+	read  int64           // bytes of the files that are done
 	size  int64
 	bytes atomic.Int64 // what BytesRead returns
 	stats Stats
@@ -42,6 +44,7 @@ type Reader struct {
 type Stats struct {
 	Records     int64
 	OtherTopics int64 // rows of topics that were not asked for
+	Past        int64 // rows left out by Until
 	NullValues  int64 // rows whose value is null: a deletion in a compacted topic, not an event
 }
 
@@ -84,6 +87,23 @@ func list(folder string) (paths []string, size int64, err error) {
 	}
 	return paths, size, nil
 }
+
+// OpenAt opens a file of size bytes that is read through r; if r is an io.Closer, Close closes it. The name is for errors.
+func OpenAt(name string, r io.ReaderAt, size int64) (*Reader, error) {
+	p, err := pqfile.OpenAt(name, r, size)
+	if err != nil {
+		return nil, err
+	}
+	f, err := mapFile(name, p)
+	if err != nil {
+		return nil, err
+	}
+	return &Reader{file: f, size: size}, nil
+}
+
+// Until leaves out the rows of each partition from an offset on, and all rows of partitions that are not in the map. The
+// offset is that of the row, whatever its weft-origin header says. nil reads all rows.
+func (r *Reader) Until(offsets map[int32]int64) { r.until = offsets }
 
 // openNext opens the first of the paths that are left.
 func (r *Reader) openNext() error {
@@ -141,7 +161,7 @@ func (r *Reader) Fill(b *event.Batch, source uint16, topic string, maxBytes int)
 	}
 	end := len(b.Data) + maxBytes
 	for r.file != nil {
-		fill := filler{batch: b, source: source, topic: topic, end: end, stats: &r.stats}
+		fill := filler{batch: b, source: source, topic: topic, end: end, until: r.until, stats: &r.stats}
 		done, err := r.file.fill(&fill)
 		if err != nil {
 			r.err = err
@@ -191,8 +211,12 @@ func openFile(path string) (*file, error) {
 	if err != nil {
 		return nil, err
 	}
+	return mapFile(path, p)
+}
+
+func mapFile(path string, p *pqfile.File) (*file, error) {
 	f := &file{File: p, path: path, scale: timeScale{1, 1}}
-	err = pqfile.Guard(f.mapColumns)
+	err := pqfile.Guard(f.mapColumns)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), p.Close())
 	}
@@ -313,6 +337,7 @@ type filler struct {
 	source uint16
 	topic  string
 	end    int // of batch.Data
+	until  map[int32]int64
 	stats  *Stats
 }
 
@@ -376,10 +401,6 @@ func (f *file) row(to *filler) error {
 		to.stats.OtherTopics++
 		return nil
 	}
-	if at[valueColumn] < 0 {
-		to.stats.NullValues++
-		return nil
-	}
 	if at[partitionColumn] < 0 || at[offsetColumn] < 0 {
 		return errors.New("a row has no partition or no offset")
 	}
@@ -389,6 +410,14 @@ func (f *file) row(to *filler) error {
 		return fmt.Errorf("partition %d is out of range", partition)
 	}
 	r.Partition = int32(partition)
+	if end, ok := to.until[r.Partition]; to.until != nil && (!ok || r.Offset >= end) {
+		to.stats.Past++
+		return nil
+	}
+	if at[valueColumn] < 0 {
+		to.stats.NullValues++
+		return nil
+	}
 	if at[timestampColumn] >= 0 {
 		r.Timestamp = f.scale.micros(f.cursors[timestampColumn].long(at[timestampColumn]))
 	}
@@ -441,25 +470,5 @@ func (f *file) origin() (origin []byte, err error) {
 // add adds a record or, where something is wrong with it, a reject.
 func (to *filler) add(r event.Record, value, origin []byte) {
 	to.stats.Records++
-	if len(value) > event.RecordBytesMax {
-		to.reject(r, value[:RejectBytes], event.ReasonTooLong,
-			fmt.Sprintf("the value has %d bytes; at most %d are allowed", len(value), event.RecordBytesMax))
-		return
-	}
-	if origin != nil {
-		partition, offset, ok := event.ParseOrigin(origin)
-		if !ok {
-			to.reject(r, value, event.ReasonSyntax,
-				fmt.Sprintf("header %s is %q; expected topic/partition/offset", OriginHeader, origin[:min(len(origin), 100)]))
-			return
-		}
-		r.Partition, r.Offset = partition, offset
-	}
-	to.batch.Add(r, value)
-}
-
-func (to *filler) reject(r event.Record, raw []byte, reason event.Reason, detail string) {
-	r.Off, r.Len = uint32(len(to.batch.Data)), uint32(len(raw))
-	to.batch.Data = append(to.batch.Data, raw...)
-	to.batch.Rejects = append(to.batch.Rejects, event.Reject{Record: r, Reason: reason, Detail: detail})
+	to.batch.AddLogged(r, value, len(value), origin)
 }

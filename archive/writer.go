@@ -62,13 +62,21 @@ const (
 	headerValueColumn
 )
 
-// Writer writes one file of records, sorted by topic, partition and offset.
+// batchRows and batchBytes bound what is turned into columns at a time: few enough rows to stay in the processor's cache,
+// few enough bytes for a page to end near its bound.
+const (
+	batchRows  = 512
+	batchBytes = 256 << 10
+)
+
+// Writer writes one file of records, sorted by topic, partition and offset. Columns are filled a batch of rows at a time.
 type Writer struct {
-	w    *parquet.Writer
-	rows int64
-	last Record // the fields of its order
-	size int    // raw bytes of the row group
-	row  parquet.Row
+	w       *parquet.Writer
+	rows    int64
+	last    Record // the fields of its order
+	size    int    // raw bytes of the row group
+	columns [headerValueColumn + 1][]parquet.Value
+	topic   []byte // the bytes of the last topic
 }
 
 // NewWriter starts a file.
@@ -81,26 +89,48 @@ func NewWriter(w io.Writer) *Writer {
 			parquet.Ascending("offset"))))}
 }
 
-// Write appends a record. Records must come in order of topic, partition and offset, each once.
-func (w *Writer) Write(r *Record) error {
-	if w.rows > 0 && !before(&w.last, r) {
-		return fmt.Errorf("write archive: record %s/%d/%d comes after %s/%d/%d: expected order of topic, partition, offset",
-			r.Topic, r.Partition, r.Offset, w.last.Topic, w.last.Partition, w.last.Offset)
-	}
-	w.rows++
-	w.last = Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset}
-	size := w.build(r)
-	if _, err := w.w.WriteRows([]parquet.Row{w.row}); err != nil {
-		return fmt.Errorf("write archive: %w", err)
-	}
-	if w.size += size; w.size < RowGroupBytes {
-		return nil
-	}
-	w.size = 0
-	if err := w.w.Flush(); err != nil {
-		return fmt.Errorf("write archive: %w", err)
+// Write appends a record. Records must come in order of topic, partition and offset, each once. WriteAll is faster.
+func (w *Writer) Write(r *Record) error { return w.WriteAll([]Record{*r}) }
+
+// WriteAll appends records, in the order that Write wants. Their bytes are not used any more when it returns.
+func (w *Writer) WriteAll(records []Record) error {
+	for len(records) > 0 {
+		n, err := w.batch(records)
+		if err != nil {
+			return fmt.Errorf("write archive: %w", err)
+		}
+		records = records[n:]
 	}
 	return nil
+}
+
+// batch writes the first of the records, up to a row group's end, and returns how many.
+func (w *Writer) batch(records []Record) (n int, err error) {
+	for i := range w.columns {
+		w.columns[i] = w.columns[i][:0]
+	}
+	bytes := 0
+	for n < len(records) && n < batchRows && bytes < batchBytes && w.size < RowGroupBytes {
+		r := &records[n]
+		if w.rows > 0 && !before(&w.last, r) {
+			return 0, fmt.Errorf("record %s/%d/%d comes after %s/%d/%d: expected order of topic, partition, offset",
+				r.Topic, r.Partition, r.Offset, w.last.Topic, w.last.Partition, w.last.Offset)
+		}
+		w.last.Topic, w.last.Partition, w.last.Offset = r.Topic, r.Partition, r.Offset
+		size := w.add(r)
+		w.rows, w.size, bytes, n = w.rows+1, w.size+size, bytes+size, n+1
+	}
+	for i, column := range w.w.ColumnWriters() {
+		if _, err := column.WriteRowValues(w.columns[i]); err != nil {
+			return n, err
+		}
+		clear(w.columns[i]) // they point to the records' bytes
+	}
+	if w.size < RowGroupBytes {
+		return n, nil
+	}
+	w.size = 0
+	return n, w.w.Flush()
 }
 
 func before(a, b *Record) bool {
@@ -113,30 +143,31 @@ func before(a, b *Record) bool {
 	return a.Offset < b.Offset
 }
 
-// build makes the row of a record and returns its raw size.
-func (w *Writer) build(r *Record) int {
+// add appends a record to the columns and returns its raw size.
+func (w *Writer) add(r *Record) int {
+	c := &w.columns
+	if string(w.topic) != r.Topic {
+		w.topic = []byte(r.Topic)
+	}
 	timestamp := parquet.NullValue().Level(0, 0, timestampColumn)
 	if r.Timestamp != event.MinTime {
 		timestamp = parquet.Int64Value(int64(r.Timestamp)).Level(0, 1, timestampColumn)
 	}
-	w.row = append(w.row[:0],
-		parquet.ByteArrayValue([]byte(r.Topic)).Level(0, 0, topicColumn),
-		parquet.Int32Value(r.Partition).Level(0, 0, partitionColumn),
-		parquet.Int64Value(r.Offset).Level(0, 0, offsetColumn),
-		timestamp,
-		nullable(r.Key, 0, 0, keyColumn),
-		nullable(r.Value, 0, 0, valueColumn))
+	c[topicColumn] = append(c[topicColumn], parquet.ByteArrayValue(w.topic).Level(0, 0, topicColumn))
+	c[partitionColumn] = append(c[partitionColumn], parquet.Int32Value(r.Partition).Level(0, 0, partitionColumn))
+	c[offsetColumn] = append(c[offsetColumn], parquet.Int64Value(r.Offset).Level(0, 0, offsetColumn))
+	c[timestampColumn] = append(c[timestampColumn], timestamp)
+	c[keyColumn] = append(c[keyColumn], nullable(r.Key, 0, 0, keyColumn))
+	c[valueColumn] = append(c[valueColumn], nullable(r.Value, 0, 0, valueColumn))
 	if len(r.Headers) == 0 {
-		w.row = append(w.row, parquet.NullValue().Level(0, 0, headerKeyColumn),
-			parquet.NullValue().Level(0, 0, headerValueColumn))
+		c[headerKeyColumn] = append(c[headerKeyColumn], parquet.NullValue().Level(0, 0, headerKeyColumn))
+		c[headerValueColumn] = append(c[headerValueColumn], parquet.NullValue().Level(0, 0, headerValueColumn))
 	}
 	size := len(r.Topic) + 8 + 8 + 4 + len(r.Key) + len(r.Value)
 	for i, h := range r.Headers {
-		w.row = append(w.row, parquet.ByteArrayValue([]byte(h.Key)).Level(min(i, 1), 1, headerKeyColumn))
+		c[headerKeyColumn] = append(c[headerKeyColumn], parquet.ByteArrayValue([]byte(h.Key)).Level(min(i, 1), 1, headerKeyColumn))
+		c[headerValueColumn] = append(c[headerValueColumn], nullable(h.Value, min(i, 1), 1, headerValueColumn))
 		size += len(h.Key) + len(h.Value)
-	}
-	for i, h := range r.Headers { // a column's values stand together
-		w.row = append(w.row, nullable(h.Value, min(i, 1), 1, headerValueColumn))
 	}
 	return size
 }

@@ -1,4 +1,4 @@
-// Package backfill runs the operator core over bounded input: files of records now, ranges of the archive next.
+// Package backfill runs the operator core over bounded input: files of records, and archives in an object store.
 package backfill
 
 import (
@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,11 +34,20 @@ type Input struct {
 
 // ReplayConfig says what to replay. The zero values of the optional members have defaults.
 type ReplayConfig struct {
-	Job    *operator.Job
-	Inputs []Input
-	Out    string          // folder for the results
-	Format results.Format  // default parquet
-	Range  correlate.Range // sessions to publish, by start; zero: all
+	Job      *operator.Job
+	Inputs   []Input
+	Archives []ArchiveInput
+	Out      string          // folder for the results; empty: none are written, and the summary is all there is
+	Format   results.Format  // default parquet
+	Range    correlate.Range // sessions to publish, by start; zero: all
+
+	// Until ends topics at offsets, by topic and partition: what has that offset or a later one is not read, and of a topic
+	// that is named nothing is read of a partition that is not. Offsets are those of the log, whatever a record's
+	// weft-origin header says; a line of text has partition 0. Topics that are not named are read to their end.
+	Until map[string]map[int32]int64
+	// Exclude tells events to leave out, such as those that were late for a stream; it is called from several goroutines.
+	// nil: none.
+	Exclude func(source uint16, partition int32, offset int64, index uint16) bool
 
 	MemoryBytes int64  // bound of the state and of what is sorted; default half of the machine's memory
 	Decoders    int    // default one per processor
@@ -56,18 +68,19 @@ type Progress struct {
 // Validate fills in defaults and reports everything wrong at once.
 func (c *ReplayConfig) Validate() error {
 	var errs []error
+	if c.Out == "" && c.Format != "" {
+		errs = append(errs, fmt.Errorf("format %q for results, and no folder for them", c.Format))
+	}
 	if c.Format == "" {
 		c.Format = results.Parquet
 	}
 	if c.Format != results.Parquet && c.Format != results.JSONL {
 		errs = append(errs, fmt.Errorf("format %q: expected parquet or jsonl", c.Format))
 	}
-	if c.Out == "" {
-		errs = append(errs, errors.New("no folder for the results"))
-	}
-	if len(c.Inputs) == 0 {
+	if len(c.Inputs)+len(c.Archives) == 0 {
 		errs = append(errs, errors.New("no input"))
 	}
+	errs = append(errs, c.checkUntil()...)
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = memoryBytes() / 2
 	}
@@ -84,6 +97,27 @@ func (c *ReplayConfig) Validate() error {
 		c.TempDir = os.TempDir()
 	}
 	return errors.Join(errs...)
+}
+
+// checkUntil checks that Until names what is read.
+func (c *ReplayConfig) checkUntil() (errs []error) {
+	for _, topic := range slices.Sorted(maps.Keys(c.Until)) {
+		known := c.Job == nil // which is told elsewhere
+		for i := 0; !known && i < len(c.Job.Spec.Sources); i++ {
+			s := &c.Job.Spec.Sources[i]
+			known = s.Topic == topic && (slices.ContainsFunc(c.Inputs, func(in Input) bool { return in.Source == s.Name }) ||
+				slices.ContainsFunc(c.Archives, func(in ArchiveInput) bool { return in.Source == s.Name }))
+		}
+		if !known {
+			errs = append(errs, fmt.Errorf("until: no input has topic %q", topic))
+		}
+		for _, id := range slices.Sorted(maps.Keys(c.Until[topic])) {
+			if offset := c.Until[topic][id]; id < 0 || offset < 0 {
+				errs = append(errs, fmt.Errorf("until: partition %d of %s, offset %d", id, topic, offset))
+			}
+		}
+	}
+	return errs
 }
 
 // MemoryBytesMin is the least bound of memory that a replay accepts.
@@ -116,6 +150,9 @@ func Replay(ctx context.Context, cfg ReplayConfig) (*Summary, error) {
 	s.Seconds = time.Since(started).Seconds()
 	s.CPUSeconds = cpuSeconds() - cpu
 	s.rates()
+	if cfg.Out == "" {
+		return s, nil
+	}
 	return s, s.write(filepath.Join(cfg.Out, "summary.json"))
 }
 
@@ -124,24 +161,40 @@ type replay struct {
 	job *operator.Job
 }
 
-// source is an input with the number of its source.
+// source is an input with the number of its source. Of an archive the path is where its objects are.
 type source struct {
 	Input
-	number uint16
-	topic  string
+	archive *ArchiveInput // nil: a file or a folder
+	number  uint16
+	topic   string
 }
 
 // resolve finds the sources that the inputs name.
 func (r *replay) resolve() ([]source, error) {
 	var out []source
 	var errs []error
+	all := make([]source, 0, len(r.cfg.Inputs)+len(r.cfg.Archives))
 	for _, in := range r.cfg.Inputs {
+		all = append(all, source{Input: in})
+	}
+	for i := range r.cfg.Archives {
+		in := &r.cfg.Archives[i]
+		all = append(all, source{Input: Input{Source: in.Source}, archive: in})
+		if in.Objects == nil {
+			errs = append(errs, fmt.Errorf("input %s: no objects to read its archive from", in.Source))
+		}
+	}
+	for _, in := range all {
 		found := false
 		for i, s := range r.job.Spec.Sources {
-			if s.Name == in.Source {
-				out = append(out, source{in, uint16(i), s.Topic})
-				found = true
+			if s.Name != in.Source {
+				continue
 			}
+			if in.number, in.topic = uint16(i), s.Topic; in.archive != nil {
+				in.Path = archive.TopicPrefix(s.Topic)
+			}
+			out = append(out, in)
+			found = true
 		}
 		if !found {
 			var names []string
@@ -190,10 +243,15 @@ type records interface {
 type textRecords struct {
 	*lines.Reader
 	source uint16
+	until  int64 // line to end before
 }
 
 func (t textRecords) Fill(b *event.Batch, maxBytes int) (bool, error) {
-	return t.Reader.Fill(b, t.source, maxBytes)
+	more, err := t.Reader.Fill(b, t.source, maxBytes)
+	records := len(b.Records)
+	b.Records = slices.DeleteFunc(b.Records, func(r event.Record) bool { return r.Offset >= t.until })
+	b.Rejects = slices.DeleteFunc(b.Rejects, func(r event.Reject) bool { return r.Record.Offset >= t.until })
+	return more && len(b.Records) == records, err // lines come in order
 }
 
 type parquetRecords struct {
@@ -207,7 +265,11 @@ func (p parquetRecords) Fill(b *event.Batch, maxBytes int) (bool, error) {
 }
 
 // open opens an input: a folder or a file that starts as Parquet does is an archive, anything else is text.
-func open(s source) (records, error) {
+func (r *replay) open(ctx context.Context, s source) (records, error) {
+	if s.archive != nil {
+		return r.openArchive(ctx, s)
+	}
+	until, bounded := r.cfg.Until[s.topic]
 	parquet, err := isParquet(s.Path)
 	if err != nil {
 		return nil, err
@@ -217,13 +279,20 @@ func open(s source) (records, error) {
 		if err != nil {
 			return nil, err
 		}
+		if bounded {
+			a.Until(until)
+		}
 		return parquetRecords{a, s.number, s.topic}, nil
 	}
 	l, err := lines.Open(s.Path)
 	if err != nil {
 		return nil, err
 	}
-	return textRecords{l, s.number}, nil
+	end := int64(math.MaxInt64)
+	if bounded {
+		end = until[0]
+	}
+	return textRecords{l, s.number, end}, nil
 }
 
 func isParquet(path string) (bool, error) {
@@ -274,15 +343,16 @@ type pipelineInput struct {
 
 type pipelineBatch struct {
 	event.Batch
-	input  *pipelineInput
-	unread int // lines that were rejected without being read whole
+	input    *pipelineInput
+	unread   int // lines that were rejected without being read whole
+	excluded int // events that were left out
 }
 
-func (r *replay) pipeline(sources []source) (*pipeline, error) {
+func (r *replay) pipeline(ctx context.Context, sources []source) (*pipeline, error) {
 	p := &pipeline{cfg: r.cfg, job: r.job}
 	var errs []error
 	for _, s := range sources {
-		reader, err := open(s)
+		reader, err := r.open(ctx, s)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("input %s: %w", s.Source, err))
 			continue
@@ -329,6 +399,7 @@ func (p *pipeline) run(outer context.Context, take func(*pipelineBatch) error) e
 		decoders.Go(func() {
 			for b := range raw {
 				d.Decode(&b.Batch)
+				b.excluded = exclude(&b.Batch, p.cfg.Exclude)
 				p.note(b)
 				select {
 				case decoded <- b:
@@ -362,6 +433,28 @@ func (p *pipeline) run(outer context.Context, take func(*pipelineBatch) error) e
 			return context.Cause(outer)
 		}
 	}
+}
+
+// exclude takes events and their values out of a batch, and returns how many.
+func exclude(b *event.Batch, isOut func(source uint16, partition int32, offset int64, index uint16) bool) int {
+	if isOut == nil {
+		return 0
+	}
+	kept, values, start := 0, uint32(0), uint32(0)
+	for _, e := range b.Events {
+		from, to := start, e.Vals
+		start = to
+		if isOut(e.Source, e.Partition, e.Offset, e.Index) {
+			continue
+		}
+		values += uint32(copy(b.Values[values:], b.Values[from:to]))
+		e.Vals = values
+		b.Events[kept] = e
+		kept++
+	}
+	out := len(b.Events) - kept
+	b.Events, b.Values = b.Events[:kept], b.Values[:values]
+	return out
 }
 
 // note counts a decoded batch.
@@ -459,7 +552,7 @@ func (r *replay) watch(progress func() Progress) (stop func()) {
 
 // inMemory links everything as it comes and hands out sessions at the end.
 func (r *replay) inMemory(ctx context.Context, sources []source) (*Summary, error) {
-	p, err := r.pipeline(sources)
+	p, err := r.pipeline(ctx, sources)
 	if err != nil {
 		return nil, err
 	}

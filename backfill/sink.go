@@ -56,15 +56,18 @@ type resultFile struct {
 }
 
 func (r *replay) newSink() (*sink, error) {
-	if err := os.MkdirAll(r.cfg.Out, 0o755); err != nil {
-		return nil, fmt.Errorf("make the folder for the results: %w", err)
-	}
 	k := &sink{
 		cfg:      r.cfg,
 		digester: correlate.NewDigester(&r.job.Config),
 		hits:     make([]int64, len(r.job.Config.Scenarios)),
 	}
 	k.s = Summary{Job: r.job.Spec.Job, Inputs: map[string]SourceStats{}, Rejects: map[string]int64{}, Scenarios: map[string]int64{}}
+	if r.cfg.Out == "" {
+		return k, nil
+	}
+	if err := os.MkdirAll(r.cfg.Out, 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder for the results: %w", err)
+	}
 	meta := results.MetaOf(r.job.Spec)
 	var errs [3]error
 	k.sessions, errs[0] = openResult(k, "sessions", results.NewSessions, meta)
@@ -94,12 +97,16 @@ func (k *sink) batch(b *pipelineBatch) error {
 	in.Records += int64(len(b.Records) + b.unread)
 	in.Events += int64(len(b.Events))
 	in.Skipped += b.Skipped
+	k.s.Excluded += int64(b.excluded)
 	for i := range b.Rejects {
 		reject := &b.Rejects[i]
 		if in.Rejects == nil {
 			in.Rejects = map[string]int64{}
 		}
 		in.Rejects[string(reject.Reason)]++
+		if k.rejects == nil {
+			continue
+		}
 		if err := k.rejects.Write(&b.Batch, reject); err != nil {
 			return fmt.Errorf("write rejects: %w", err)
 		}
@@ -117,6 +124,9 @@ func (k *sink) Upsert(_ uint64, row *correlate.Row) {
 		k.s.None++
 	}
 	k.digester.Row(row)
+	if k.sessions == nil {
+		return
+	}
 	if err := k.sessions.Write(row); err != nil && k.err == nil {
 		k.err = fmt.Errorf("write sessions: %w", err)
 	}
@@ -189,25 +199,16 @@ func (k *sink) finish(p *pipeline, stats correlate.Stats) (*Summary, error) {
 	measures := func(report int) int { return len(k.cfg.Job.Config.Reports[report].Measures) }
 	k.s.Cells = k.cells.each(measures, func(c *correlate.Cell) {
 		k.digester.Cell(c)
+		if k.reports == nil {
+			return
+		}
 		if err := k.reports.Write(c); err != nil && k.err == nil {
 			k.err = fmt.Errorf("write reports: %w", err)
 		}
 	})
-	err := errors.Join(k.err, k.sessions.Close(), k.rejects.Close(), k.reports.Close())
-	for _, f := range k.files {
-		err = errors.Join(err, f.w.Flush(), f.f.Close())
-	}
-	if err != nil {
+	if err := k.complete(); err != nil {
 		return nil, fmt.Errorf("write results: %w", err)
 	}
-	for _, f := range k.files {
-		if err := os.Rename(f.f.Name(), f.name); err != nil {
-			return nil, fmt.Errorf("write results: %w", err)
-		}
-	}
-	k.files = nil
-	k.removeOther()
-
 	s := &k.s
 	s.add(stats)
 	for i, n := range k.hits {
@@ -215,6 +216,9 @@ func (k *sink) finish(p *pipeline, stats correlate.Stats) (*Summary, error) {
 	}
 	for _, in := range p.inputs {
 		in.stats.Path, in.stats.Bytes = in.Path, in.reader.BytesRead()
+		if a, ok := in.reader.(*archiveRecords); ok {
+			in.stats.Lost = a.lost
+		}
 		s.Records += in.stats.Records
 		s.Skipped += in.stats.Skipped
 		for reason, n := range in.stats.Rejects {
@@ -231,6 +235,28 @@ func (k *sink) finish(p *pipeline, stats correlate.Stats) (*Summary, error) {
 	sum := sha256.Sum256([]byte(s.Parts["sessions"] + s.Parts["reports"]))
 	s.Digest = hex.EncodeToString(sum[:])
 	return s, nil
+}
+
+// complete writes what is left of the files, and gives them their names.
+func (k *sink) complete() error {
+	if k.cfg.Out == "" {
+		return k.err
+	}
+	err := errors.Join(k.err, k.sessions.Close(), k.rejects.Close(), k.reports.Close())
+	for _, f := range k.files {
+		err = errors.Join(err, f.w.Flush(), f.f.Close())
+	}
+	if err != nil {
+		return err
+	}
+	for _, f := range k.files {
+		if err := os.Rename(f.f.Name(), f.name); err != nil {
+			return err
+		}
+	}
+	k.files = nil
+	k.removeOther()
+	return nil
 }
 
 // removeOther removes the results of an earlier replay in the other format: two files of one name would disagree.

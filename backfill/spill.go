@@ -30,12 +30,15 @@ const (
 // onDisk sorts all events on disk, then links them in order of time.
 func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error) {
 	for _, s := range sources {
+		if s.archive != nil {
+			continue
+		}
 		if info, err := os.Stat(s.Path); s.Path == "-" || err == nil && info.Mode()&os.ModeType != 0 && !info.IsDir() {
 			return nil, fmt.Errorf("input %s: %s does not fit in %d bytes of memory, and cannot be read twice; write it to a file, or allow more with --memory",
 				s.Source, pipeName(s.Path), r.cfg.MemoryBytes)
 		}
 	}
-	p, err := r.pipeline(sources)
+	p, err := r.pipeline(ctx, sources)
 	if err != nil {
 		return nil, err
 	}

@@ -17,13 +17,14 @@ type Summary struct {
 	NoInput []string               `json:"sources_without_input,omitempty"`
 
 	Records    int64            `json:"records"`
-	Events     int64            `json:"events"`     // that count: not duplicates, not outside the range
-	Duplicates int64            `json:"duplicates"` // events whose identity had been seen
-	Folded     int64            `json:"folded"`     // events that repeat another by their source's dedupe fields
-	Outside    int64            `json:"outside"`    // events too far from the range to matter
-	Skipped    int64            `json:"skipped"`    // events left out by a source's where
-	Late       int64            `json:"late"`       // always 0: a replay makes nothing late
-	Rejects    map[string]int64 `json:"rejects"`    // by reason
+	Events     int64            `json:"events"`             // that count: not duplicates, not outside the range
+	Duplicates int64            `json:"duplicates"`         // events whose identity had been seen
+	Folded     int64            `json:"folded"`             // events that repeat another by their source's dedupe fields
+	Outside    int64            `json:"outside"`            // events too far from the range to matter
+	Skipped    int64            `json:"skipped"`            // events left out by a source's where
+	Excluded   int64            `json:"excluded,omitempty"` // events that ReplayConfig.Exclude left out
+	Late       int64            `json:"late"`               // always 0: a replay makes nothing late
+	Rejects    map[string]int64 `json:"rejects"`            // by reason
 	Sessions   int64            `json:"sessions"`
 	Scenarios  map[string]int64 `json:"scenarios"` // sessions by scenario
 	None       int64            `json:"sessions_without_scenario"`
@@ -48,6 +49,7 @@ type SourceStats struct {
 	Bytes   int64            `json:"bytes"`
 	Events  int64            `json:"events"`
 	Skipped int64            `json:"skipped"`
+	Lost    int64            `json:"lost,omitempty"` // of an archive: offsets that were deleted before they were archived
 	Rejects map[string]int64 `json:"rejects,omitempty"`
 }
 

@@ -50,6 +50,9 @@ type Core struct {
 	stepMap   []uint32 // of the batch being applied: number in steps by number in the batch
 	topicHash []uint64
 	forgot    event.Micros // up to where old identities and cells were dropped
+	needs     needs
+	hand      hand
+	local     []uint32 // of the component being spilled: number in it by number in steps
 }
 
 // frag is a fragment: the events that are linked within one cell.

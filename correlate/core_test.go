@@ -129,31 +129,62 @@ func TestStream(t *testing.T) {
 	})
 }
 
-// chain is a snapshot and the deltas after it.
+// chain holds snapshots and parts, as a caller keeps them.
 type chain [][]byte
 
-// next saves a core, as a snapshot or as a delta. Now and then it returns the core that the chain restores, which must
-// write the same snapshot as the core itself.
+// next saves a core, as a part or, rarely, as a snapshot, and drops what is needed no more. Now and then it returns the
+// core that the chain restores, which must write the same snapshot as the core itself, and goes on with the chain.
 func (s *chain) next(t *testing.T, r *rand.Rand, cfg *Config, c *Core) *Core {
 	t.Helper()
-	if len(*s) == 0 || r.IntN(8) == 0 {
-		*s = chain{c.AppendSnapshot(nil)}
+	if r.IntN(40) == 0 {
+		*s = append(*s, c.AppendSnapshot(nil))
 	} else {
-		*s = append(*s, c.AppendDelta(nil))
+		*s = append(*s, c.AppendPart(nil))
+	}
+	first := c.PartNumber() + 1 - uint64(len(*s))
+	if needed := c.NeededPart(); r.IntN(4) > 0 {
+		*s = (*s)[needed-first:]
 	}
 	if r.IntN(3) > 0 {
 		return c
 	}
-	again, err := Restore(*cfg, (*s)[0], (*s)[1:]...)
+	again, err := Restore(*cfg, *s...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := again.AppendSnapshot(nil), c.AppendSnapshot(nil)
-	if !bytes.Equal(a, b) {
-		t.Fatalf("a restored core writes another snapshot, after %d deltas", len(*s)-1)
+	if again.PartNumber() != c.PartNumber() || again.NeededPart() != c.NeededPart() {
+		t.Fatalf("restored parts %d to %d, want %d to %d", again.NeededPart(), again.PartNumber(), c.NeededPart(), c.PartNumber())
 	}
-	*s = chain{a}
+	if n := again.seen.numbers.live(); n != int64(len(again.seen.chunks)) {
+		t.Fatalf("%d chunks of identities have numbers, there are %d", n, len(again.seen.chunks))
+	}
+	twin, err := Restore(*cfg, *s...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := twin.AppendSnapshot(nil), c.whole(); !bytes.Equal(a, b) {
+		t.Fatalf("a restored core writes another snapshot, after %d parts", len(*s))
+	}
 	return again
+}
+
+// whole is AppendSnapshot without a trace in the core.
+func (c *Core) whole() []byte {
+	changed := c.changed
+	changed.comps = slices.Clone(changed.comps)
+	cells, chunks := slices.Clone(c.reports.changed), slices.Clone(c.seen.changed)
+	marks := map[*bool]bool{}
+	c.comps.each(func(_ uint32, p *comp) { marks[&p.changed] = p.changed })
+	c.reports.cells.each(func(_ uint32, p *reportCell) { marks[&p.changed] = p.changed })
+	for _, p := range c.seen.chunks {
+		marks[&p.changed] = p.changed
+	}
+	s := c.AppendSnapshot(nil)
+	for p, was := range marks {
+		*p = was
+	}
+	c.changed, c.reports.changed, c.seen.changed = changed, cells, chunks
+	return s
 }
 
 // TestRestart crashes at random points and goes on from an earlier snapshot with other batches, over a sink that kept all

@@ -39,6 +39,9 @@ func (c *Core) Flush(out Output) {
 	c.reports.flush(c, out)
 }
 
+// Pending returns about how many sessions and cells the next Flush hands out.
+func (c *Core) Pending() int { return len(c.dirty) + len(c.reports.dirty) }
+
 // emit hands out the session that fragments form, in place of what was handed out for them before. A final session
 // leaves nothing behind to replace.
 func (c *Core) emit(out Output, final bool, frags ...uint32) {
@@ -248,9 +251,13 @@ func (s *symbols) number(name []byte) uint32 {
 // forgetSteps drops the names that no live event has, when there are many: a step is a value from outside.
 func (c *Core) forgetSteps() {
 	s := &c.steps
-	if len(s.byName) < 2*s.ruled+4096 {
-		return
+	if len(s.byName) >= 2*s.ruled+4096 {
+		c.dropSteps()
 	}
+}
+
+func (c *Core) dropSteps() {
+	s := &c.steps
 	used := make([]bool, len(s.names))
 	for i := range s.ruled {
 		used[i] = true

@@ -19,11 +19,13 @@ type wheelBucket struct {
 	head   uint32
 }
 
+func compareBucket(b wheelBucket, number int64) int { return cmp.Compare(b.number, number) }
+
 // add puts a component into the bucket of its expiry.
 func (w *wheel) add(p *comp, number uint32, expiry event.Micros) {
 	n := int64(floor(expiry, w.unit) / w.unit)
 	p.inWheel, p.due = true, n
-	i, found := slices.BinarySearchFunc(w.buckets, n, func(b wheelBucket, n int64) int { return cmp.Compare(b.number, n) })
+	i, found := slices.BinarySearchFunc(w.buckets, n, compareBucket)
 	if found {
 		p.wheel = w.buckets[i].head
 		w.buckets[i].head = number
@@ -186,7 +188,7 @@ func (c *Core) finish(out Output) {
 	c.texts = texts{}
 	c.texts.init()
 	c.over = map[uint32]*overflow{}
-	c.wheel.buckets, c.dirty = nil, nil
+	c.wheel.buckets, c.dirty, c.hand = nil, nil, hand{}
 	c.emitted, c.contribs = pool[emitted]{}, strides[int64]{stride: c.contribs.stride}
 	c.stats.OpenEvents = 0
 }

@@ -154,6 +154,10 @@ func (t *keyTable) grow(p *keyPart) {
 	}
 }
 
+func (t *keyTable) used() int64 {
+	return t.bytes() - t.runs.bytes() + t.runs.used()
+}
+
 func (t *keyTable) bytes() int64 {
 	n := t.runs.bytes()
 	for i := range t.parts {

@@ -97,6 +97,12 @@ func (p *pool[T]) bytes() int64 {
 	return int64(len(p.chunks)-len(p.holes))*chunkItems*int64(unsafe.Sizeof(t)) + int64(cap(p.free))*4
 }
 
+// used is the memory of the items in use.
+func (p *pool[T]) used() int64 {
+	var t T
+	return p.live() * int64(unsafe.Sizeof(t))
+}
+
 // live is the number of items in use.
 func (p *pool[T]) live() int64 {
 	return int64(p.next) - int64(min(p.next, 1)) - int64(len(p.free)) - int64(len(p.holes))*chunkItems
@@ -137,6 +143,11 @@ func (p *strides[T]) at(i uint32) []T {
 }
 
 func (p *strides[T]) put(i uint32) { p.free = append(p.free, i) }
+
+func (p *strides[T]) used() int64 {
+	var t T
+	return (int64(p.next) - int64(len(p.free))) * int64(p.stride) * int64(unsafe.Sizeof(t))
+}
 
 func (p *strides[T]) bytes() int64 {
 	var t T
@@ -184,6 +195,16 @@ func (p *blocks) at(class uint8, i uint32) []RowEvent {
 func (p *blocks) put(class uint8, i uint32) {
 	c := &p.classes[class]
 	c.free = append(c.free, i)
+}
+
+func (p *blocks) used() (n int64) {
+	for i := range p.classes {
+		c := &p.classes[i]
+		if len(c.chunks) > 0 {
+			n += int64(len(c.chunks)-1)*blockChunk + int64(c.used) - int64(len(c.free))*int64(blockCaps[i])
+		}
+	}
+	return n * int64(unsafe.Sizeof(RowEvent{}))
 }
 
 func (p *blocks) bytes() (n int64) {
@@ -259,6 +280,15 @@ func (p *texts) drop(i uint32, n int) {
 		c := &p.classes[p.byUnits[(n+7)/8]]
 		c.free = append(c.free, i)
 	}
+}
+
+func (p *texts) used() int64 {
+	n := int64(len(p.chunks)) * textChunk
+	for i := range p.classes {
+		c := &p.classes[i]
+		n -= (int64(len(c.free)) + int64(c.remain)) * int64(textCaps[i])
+	}
+	return n
 }
 
 func (p *texts) bytes() int64 {

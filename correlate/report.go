@@ -294,6 +294,14 @@ func (r *reports) forget(c *Core, before event.Micros, out Output) {
 	}
 }
 
+func (r *reports) used() int64 {
+	n := r.cells.used() + int64(len(r.slots))*8 + r.keyBytes
+	for i := range r.measures {
+		n += r.measures[i].used()
+	}
+	return n
+}
+
 func (r *reports) bytes() int64 {
 	n := r.cells.bytes() + int64(len(r.slots))*8 + r.keyBytes + int64(cap(r.dirty))*4
 	for i := range r.measures {

@@ -11,28 +11,34 @@ import (
 	"github.com/weftdata/weft/event"
 )
 
-// Restore returns the core that a snapshot and the deltas after it describe. The config must be that of the core that
-// wrote them.
-func Restore(cfg Config, snapshot []byte, deltas ...[]byte) (*Core, error) {
+// Restore returns the core that a chain describes: a snapshot and the parts after it, or parts alone, from Core.NeededPart
+// on. What is in it from before that does no harm. The config must be that of the core that wrote them.
+func Restore(cfg Config, chain ...[]byte) (*Core, error) {
 	c, err := New(cfg)
 	if err != nil {
 		return nil, err
 	}
-	bodies := make([][]byte, 0, 1+len(deltas))
-	for i, s := range append([][]byte{snapshot}, deltas...) {
+	bodies := make([][]byte, 0, len(chain))
+	for i, s := range chain {
 		body, err := c.open(s, i)
 		if err != nil {
 			return nil, err
 		}
 		bodies = append(bodies, body)
 	}
-	if err := c.restore(bodies); err != nil {
+	needed := c.NeededPart()
+	if needed == 0 {
+		return nil, fmt.Errorf("%w: the %d of the chain do not hold all of the state", ErrSnapshotOrder, len(chain))
+	}
+	// A snapshot does not say what is gone, so nothing from before it may be looked at.
+	unused := len(chain) - int(c.changed.number+1-needed)
+	if err := c.restore(bodies[unused:]); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// open checks the frame of a snapshot (place 0) or of a delta, and returns its body.
+// open checks the frame of a snapshot or part at a place of the chain, and returns its body.
 func (c *Core) open(s []byte, place int) ([]byte, error) {
 	if len(s) < snapshotHeader+4 || string(s[:len(snapshotMagic)]) != snapshotMagic {
 		return nil, fmt.Errorf("%w: it does not start as a snapshot does", ErrSnapshotCorrupt)
@@ -45,26 +51,24 @@ func (c *Core) open(s []byte, place int) ([]byte, error) {
 	if v := binary.LittleEndian.Uint32(head); v != snapshotVersion {
 		return nil, fmt.Errorf("the snapshot has format version %d, this engine reads %d", v, snapshotVersion)
 	}
-	kind, number := snapshotKind(head[4]), binary.LittleEndian.Uint64(head[5:])
-	if [sha256.Size]byte(head[13:]) != c.cfg.fingerprint() {
+	number, set := binary.LittleEndian.Uint64(head[4:]), binary.LittleEndian.Uint64(head[12:])
+	if [sha256.Size]byte(head[20:]) != c.cfg.fingerprint() {
 		return nil, ErrSnapshotConfig
 	}
 	switch {
-	case kind > deltaSnapshot:
-		return nil, fmt.Errorf("%w: its kind is %d", ErrSnapshotCorrupt, kind)
-	case (place == 0) != (kind == wholeSnapshot):
-		return nil, fmt.Errorf("%w: one snapshot and then only deltas", ErrSnapshotOrder)
+	case number == 0:
+		return nil, fmt.Errorf("%w: its number is 0", ErrSnapshotCorrupt)
 	case place > 0 && number != c.changed.number+1:
 		return nil, fmt.Errorf("%w: number %d after %d", ErrSnapshotOrder, number, c.changed.number)
 	}
-	c.changed.number = number
+	c.changed.count(number, set)
 	return body[snapshotHeader:], nil
 }
 
-// restore reads the bodies of a snapshot and its deltas into an empty core. It trusts nothing: whatever the bytes, it
-// ends with a consistent core or an error, in memory proportional to the bytes and to the greatest number.
+// restore reads the bodies of a chain into an empty core. It trusts nothing: whatever the bytes, it ends with a
+// consistent core or an error, in memory proportional to the bytes and to the greatest number.
 func (c *Core) restore(bodies [][]byte) error {
-	var cells, comps items
+	var chunks, cells, comps items
 	for i, body := range bodies {
 		r := snapshotReader{c: c, b: body}
 		c.watermark = event.Micros(r.int())
@@ -80,7 +84,7 @@ func (c *Core) restore(bodies [][]byte) error {
 				r.text()
 			}
 		}
-		r.chunks()
+		r.items(&chunks)
 		r.items(&cells)
 		r.items(&comps)
 		if r.err == nil && len(r.b) > 0 {
@@ -91,6 +95,9 @@ func (c *Core) restore(bodies [][]byte) error {
 		}
 	}
 	// Only now, when later items have taken the place of earlier ones, is it known what there is.
+	if err := chunks.each(func(n uint32, r *snapshotReader) { r.chunk(n) }, c); err != nil {
+		return err
+	}
 	if err := cells.each(func(n uint32, r *snapshotReader) { r.cell(n) }, c); err != nil {
 		return err
 	}
@@ -98,6 +105,7 @@ func (c *Core) restore(bodies [][]byte) error {
 	if err := comps.each(func(n uint32, r *snapshotReader) { r.comp(n) }, c); err != nil {
 		return err
 	}
+	c.seen.numbers.gaps(func(chunk **seenChunk) bool { return *chunk == nil })
 	c.reports.cells.gaps(func(cell *reportCell) bool { return cell.key == "" })
 	c.comps.gaps(func(p *comp) bool { return p.n == 0 })
 	c.changed.comps, c.reports.changed, c.seen.changed = nil, nil, nil
@@ -169,6 +177,10 @@ type snapshotReader struct {
 	c   *Core
 	b   []byte
 	err error
+
+	spilled bool     // b is a component that stands by itself
+	local   []uint32 // its steps that rules do not name
+	sealed  bool     // the fragment being read could not be linked to any more; its cells may be gone
 }
 
 func (r *snapshotReader) fail(what string) {
@@ -293,30 +305,9 @@ func (r *snapshotReader) symbols() {
 	}
 }
 
-func (r *snapshotReader) chunks() {
-	for range r.listed() {
-		k := seenKey{source: uint16(r.below(len(r.c.cfg.Topics), "a source"))}
-		k.partition = int32(r.int())
-		k.chunk = r.int()
-		r.uint() // the number of the item: always 0
-		size := binary.LittleEndian.Uint32(r.bytes(4))
-		if r.err != nil {
-			return
-		}
-		if size == 0 {
-			delete(r.c.seen.chunks, k)
-			continue
-		}
-		before := len(r.b)
-		r.chunk(k)
-		if r.err == nil && before-len(r.b) != int(size) {
-			r.fail("a chunk of identities has another length than it says")
-		}
-	}
-}
-
-func (r *snapshotReader) chunk(k seenKey) {
-	chunk := &seenChunk{maxTime: event.Micros(r.int())}
+func (r *snapshotReader) chunk(n uint32) {
+	k := seenKey{source: uint16(r.below(len(r.c.cfg.Topics), "a source")), partition: int32(r.int()), chunk: r.int()}
+	chunk := &seenChunk{key: k, number: n, maxTime: event.Micros(r.int())}
 	if r.flag() {
 		for i := range chunk.first {
 			chunk.first[i] = 1<<64 - 1
@@ -335,7 +326,15 @@ func (r *snapshotReader) chunk(k seenKey) {
 		}
 		chunk.insert(v)
 	}
+	if r.c.seen.chunks[k] != nil {
+		r.fail("a chunk of identities comes twice")
+	}
+	if r.err != nil {
+		return
+	}
 	r.c.seen.chunks[k] = chunk
+	r.c.seen.more += int64(len(chunk.more))
+	*r.c.seen.numbers.reserve(n) = chunk
 }
 
 func (r *snapshotReader) cell(n uint32) {
@@ -383,8 +382,13 @@ func validCell(key []byte, values int) bool {
 }
 
 func (r *snapshotReader) comp(ci uint32) {
+	p := r.c.comps.reserve(ci)
+	r.component(ci, p)
+	p.changed = false
+}
+
+func (r *snapshotReader) component(ci uint32, p *comp) {
 	c := r.c
-	p := c.comps.reserve(ci)
 	p.min = r.time(0)
 	p.max = p.min + r.span()
 	p.over = r.flag()
@@ -411,7 +415,6 @@ func (r *snapshotReader) comp(ci uint32) {
 		first = min(first, c.expiry(f))
 	}
 	c.wheel.add(p, ci, first)
-	p.changed = false
 }
 
 func (r *snapshotReader) frag(i uint32, f *frag) {
@@ -444,6 +447,7 @@ func (r *snapshotReader) frag(i uint32, f *frag) {
 	}
 	r.fields(f)
 	r.runs(i, f)
+	r.sealed = r.spilled && c.comps.at(f.comp).over && c.expiry(f) < c.Oldest()
 	r.emitted(f)
 }
 
@@ -513,8 +517,8 @@ func (r *snapshotReader) emitted(f *frag) {
 		m.contrib, contrib = c.contribs.get()
 		at := 0
 		for k := range c.cfg.Reports {
-			n := r.below(int(c.reports.cells.next), "a report cell")
-			if r.err == nil && !c.reports.has(uint32(n), k) {
+			n := r.uint()
+			if r.err == nil && !r.sealed && (n > numberBound || !c.reports.has(uint32(n), k)) {
 				r.fail("no such report cell")
 			}
 			if r.err != nil {
@@ -536,13 +540,25 @@ func (r *snapshotReader) emitted(f *frag) {
 	}
 }
 
+func (r *snapshotReader) step() uint32 {
+	if !r.spilled {
+		return uint32(r.below(len(r.c.steps.names), "a step"))
+	}
+	ruled := r.c.steps.ruled
+	n := r.below(ruled+len(r.local), "a step")
+	if n < ruled || r.err != nil {
+		return uint32(n)
+	}
+	return r.local[n-ruled]
+}
+
 func (r *snapshotReader) event(e, last *RowEvent) {
 	e.Time = r.time(last.Time)
 	e.Source = uint16(r.bytes(1)[0])
 	e.Partition = int32(r.int())
 	e.Offset = last.Offset + r.int()
 	e.Index = uint16(r.uint())
-	e.Step = uint32(r.below(len(r.c.steps.names), "a step"))
+	e.Step, e.fold = r.step(), 0
 	if r.flag() {
 		e.fold = binary.LittleEndian.Uint64(r.bytes(8))
 	}
@@ -559,7 +575,7 @@ func (r *snapshotReader) overflow() *overflow {
 	}
 	o := &overflow{}
 	for range r.count(4) {
-		s := stepCount{step: uint32(r.below(len(r.c.steps.names), "a step")), count: r.int()}
+		s := stepCount{step: r.step(), count: r.int()}
 		s.first = r.time(0)
 		s.last = r.time(0)
 		o.count(s)

@@ -1,9 +1,7 @@
 package correlate
 
 import (
-	"cmp"
 	"math/bits"
-	"slices"
 
 	"github.com/weftdata/weft/event"
 )
@@ -11,10 +9,12 @@ import (
 // seen remembers which identities were accepted: a bit for the first event of each record, a small table for the rest.
 // Offsets of a partition come nearly in order, so the chunk of the event before is nearly always the right one.
 type seen struct {
-	chunks map[seenKey]*seenChunk
-	last   []seenLast // by source
-	// Chunks that changed, or went, since the last snapshot; a chunk's own flag keeps it from being listed twice.
-	changed []seenKey
+	chunks  map[seenKey]*seenChunk
+	numbers pool[*seenChunk] // by number, which a chunk has in snapshots
+	more    int64            // slots of all chunks' more
+	last    []seenLast       // by source
+	// Numbers of chunks that changed, or went, since the last snapshot; a chunk's own flag keeps it from being listed twice.
+	changed []uint32
 }
 
 type seenKey struct {
@@ -32,6 +32,8 @@ const seenSpan = 1 << 12 // offsets in a chunk
 
 // seenChunk holds the identities of 4096 offsets. More is a set, open addressing, of offset<<16|index with index > 0.
 type seenChunk struct {
+	key     seenKey
+	number  uint32
 	maxTime event.Micros
 	changed bool
 	first   [seenSpan / 64]uint64
@@ -53,8 +55,9 @@ func (s *seen) chunk(e *event.Event, make bool) *seenChunk {
 			if !make {
 				return nil
 			}
-			c = &seenChunk{maxTime: event.MinTime}
-			s.chunks[key] = c
+			number, place := s.numbers.get()
+			c = &seenChunk{key: key, number: number, maxTime: event.MinTime}
+			*place, s.chunks[key] = c, c
 		}
 		*l = seenLast{key, c}
 	}
@@ -80,14 +83,16 @@ func (s *seen) add(e *event.Event) {
 	c.maxTime = max(c.maxTime, e.Time)
 	if !c.changed {
 		c.changed = true
-		s.changed = append(s.changed, s.last[e.Source].key)
+		s.changed = append(s.changed, c.number)
 	}
 	at := uint32(e.Offset) & (seenSpan - 1)
 	if e.Index == 0 {
 		c.first[at/64] |= 1 << (at % 64)
 		return
 	}
+	slots := len(c.more)
 	c.insert(at<<16 | uint32(e.Index))
+	s.more += int64(len(c.more) - slots)
 }
 
 func (c *seenChunk) insert(v uint32) {
@@ -122,32 +127,20 @@ func (c *seenChunk) find(v uint32) int {
 
 // forget drops what is older than any event that can still be accepted.
 func (s *seen) forget(before event.Micros) {
-	var gone []seenKey
-	for key, c := range s.chunks {
-		if c.maxTime < before {
-			delete(s.chunks, key)
-			if !c.changed {
-				gone = append(gone, key)
-			}
+	s.numbers.each(func(i uint32, place **seenChunk) {
+		c := *place
+		if c == nil || c.maxTime >= before {
+			return
 		}
-	}
-	slices.SortFunc(gone, compareSeen) // the order of a map must not show
-	s.changed = append(s.changed, gone...)
+		if !c.changed {
+			s.changed = append(s.changed, i)
+		}
+		delete(s.chunks, c.key)
+		s.more -= int64(len(c.more))
+		*place = nil
+		s.numbers.put(i)
+	})
 	clear(s.last)
-}
-
-// keys returns the chunks' keys in a fixed order.
-func (s *seen) keys() []seenKey {
-	keys := make([]seenKey, 0, len(s.chunks))
-	for k := range s.chunks {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compareSeen)
-	return keys
-}
-
-func compareSeen(a, b seenKey) int {
-	return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.partition, b.partition), cmp.Compare(a.chunk, b.chunk))
 }
 
 // count is the number of identities of a chunk that are the first of their record.
@@ -158,9 +151,6 @@ func (c *seenChunk) count() (n int) {
 	return n
 }
 
-func (s *seen) bytes() (n int64) {
-	for _, c := range s.chunks {
-		n += seenSpan/8 + 96 + int64(len(c.more))*4
-	}
-	return n
+func (s *seen) bytes() int64 {
+	return int64(len(s.chunks))*(seenSpan/8+128) + s.more*4 + s.numbers.bytes()
 }

@@ -6,26 +6,32 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math/bits"
 	"slices"
 )
 
-// A snapshot is the whole state of a core, a delta what changed since the snapshot or delta before it;
-// docs/formats/snapshot.md describes the bytes. Equal states that were reached by equal calls give equal bytes.
+// A snapshot is the whole state of a core. A part is what changed since the snapshot or part before it, and one share of
+// everything else, whether it changed or not: the shares rotate, so that after some parts everything older is superseded.
+// No part holds the whole state of a core that is large, and the parts that a restore needs are few and together about
+// twice the state. docs/formats/snapshot.md describes the bytes and why it holds. Equal states that were reached by equal
+// calls give equal bytes.
 //
-// Both are made of items with numbers of their own: chunks of identities, report cells, components. A delta replaces
-// items and says which are gone, so that snapshots and deltas can be put together without knowing what is in an item.
+// Both are made of items with numbers of their own: chunks of identities, report cells, components. A later item takes the
+// place of an earlier one with its number, or says that it is gone, so that parts can be put together without knowing what
+// is in an item.
 
 const (
 	snapshotMagic   = "weftsnap"
-	snapshotVersion = 1
-	snapshotHeader  = len(snapshotMagic) + 4 + 1 + 8 + sha256.Size
+	snapshotVersion = 2
+	snapshotHeader  = len(snapshotMagic) + 4 + 8 + 8 + sha256.Size
 )
 
-type snapshotKind byte
-
+// Numbers of items are divided into shares: 64, so that a set of them is a word, by 16 neighbours, so that a chunk of a
+// pool has a block of each.
 const (
-	wholeSnapshot snapshotKind = iota
-	deltaSnapshot
+	shares     = 64
+	shareBlock = chunkItems / shares
+	allShares  = 1<<shares - 1
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -33,7 +39,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Errors of Restore. ErrSnapshotConfig and ErrSnapshotOrder are the caller's mistake; ErrSnapshotCorrupt is damage.
 var (
 	ErrSnapshotConfig  = errors.New("the snapshot is of another job version: sources, keys, fields, steps, session bounds, scenarios or reports differ")
-	ErrSnapshotOrder   = errors.New("the deltas do not follow the snapshot one by one")
+	ErrSnapshotOrder   = errors.New("the parts do not follow one another, or the first ones are missing")
 	ErrSnapshotCorrupt = errors.New("the snapshot is damaged")
 )
 
@@ -47,32 +53,57 @@ func (c *Config) fingerprint() [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// changes lists the components that changed since the last snapshot or delta. One may be listed twice; its own flag
+// changes lists the components that changed since the last snapshot or part. One may be listed twice; its own flag
 // tells whether it still has to be written. Cells and identities keep such lists of their own.
 type changes struct {
 	comps  []uint32
-	number uint64 // of the last snapshot or delta
+	number uint64         // of the last snapshot or part; 0: none
+	shares [shares]uint64 // number of the last one that holds all of a share
 }
 
 // AppendSnapshot appends the whole state to dst. The cost is that of all that is open.
 func (c *Core) AppendSnapshot(dst []byte) []byte {
-	return c.appendState(dst, wholeSnapshot)
+	return c.appendState(dst, allShares)
 }
 
-// AppendDelta appends what changed since the last AppendSnapshot or AppendDelta, which there must have been. The cost is
-// that of what changed.
-func (c *Core) AppendDelta(dst []byte) []byte {
-	return c.appendState(dst, deltaSnapshot)
+// AppendPart appends what changed since the last AppendSnapshot or AppendPart, and the shares that were last written
+// longest ago. It writes at most about twice what changed, and a 64th of the state. The parts from NeededPart on restore
+// the core.
+func (c *Core) AppendPart(dst []byte) []byte {
+	if c.changed.number == 0 {
+		return c.appendState(dst, allShares) // nothing was written, so everything changed
+	}
+	// As many unchanged items as changed ones: then few parts go by until all are written, if much changes, and all of
+	// those together are no more than the state, and the state once again.
+	n := 1 + int64(len(c.changed.comps))*shares/max(1, c.comps.live())
+	var set uint64
+	for range min(n, shares) {
+		oldest := -1
+		for k := range shares {
+			if set&(1<<k) == 0 && (oldest < 0 || c.changed.shares[k] < c.changed.shares[oldest]) {
+				oldest = k
+			}
+		}
+		set |= 1 << oldest
+	}
+	return c.appendState(dst, set)
 }
 
-func (c *Core) appendState(dst []byte, kind snapshotKind) []byte {
+// PartNumber returns the number of the last snapshot or part that was written or restored, 0 where there is none.
+func (c *Core) PartNumber() uint64 { return c.changed.number }
+
+// NeededPart returns the number of the first snapshot or part that Restore needs; those after it are needed too.
+func (c *Core) NeededPart() uint64 { return slices.Min(c.changed.shares[:]) }
+
+// appendState appends what changed, and all items of a set of shares.
+func (c *Core) appendState(dst []byte, set uint64) []byte {
 	start := len(dst)
-	c.changed.number++
+	c.changed.count(c.changed.number+1, set)
 	print := c.cfg.fingerprint()
 	dst = append(dst, snapshotMagic...)
 	dst = binary.LittleEndian.AppendUint32(dst, snapshotVersion)
-	dst = append(dst, byte(kind))
 	dst = binary.LittleEndian.AppendUint64(dst, c.changed.number)
+	dst = binary.LittleEndian.AppendUint64(dst, set)
 	dst = append(dst, print[:]...)
 
 	w := snapshotWriter{c: c, b: dst}
@@ -86,11 +117,11 @@ func (c *Core) appendState(dst []byte, kind snapshotKind) []byte {
 	for _, name := range c.steps.names {
 		w.text([]byte(name))
 	}
-	chunks, cells, comps := c.seen.changed, c.reports.changed, c.changed.comps
-	if kind == wholeSnapshot {
-		chunks = c.seen.keys()
-		cells = c.reports.numbers()
-		comps = c.liveComps()
+	chunks, cells, comps := c.sharesOf(set)
+	if set != allShares { // where everything is written, nobody needs to be told what is gone
+		chunks = append(chunks, c.seen.changed...)
+		cells = append(cells, c.reports.changed...)
+		comps = append(comps, c.changed.comps...)
 	}
 	w.chunks(chunks)
 	w.cells(cells)
@@ -99,16 +130,54 @@ func (c *Core) appendState(dst []byte, kind snapshotKind) []byte {
 	return binary.LittleEndian.AppendUint32(w.b, crc32.Checksum(w.b[start:], castagnoli))
 }
 
-// liveComps returns the numbers of all components, and marks them as changed so that they are written.
-func (c *Core) liveComps() []uint32 {
-	var list []uint32
-	c.comps.each(func(i uint32, p *comp) {
-		if p.n > 0 {
-			p.changed = true
-			list = append(list, i)
+// count notes that a part with a number, and a set of shares, was written or read.
+func (c *changes) count(number uint64, set uint64) {
+	c.number = number
+	for k := range c.shares {
+		if set&(1<<k) != 0 {
+			c.shares[k] = number
+		}
+	}
+}
+
+// sharesOf returns the numbers of all items of a set of shares, and marks them as changed so that they are written.
+func (c *Core) sharesOf(set uint64) (chunks, cells, comps []uint32) {
+	c.seen.numbers.eachOf(set, func(i uint32, place **seenChunk) {
+		if *place != nil {
+			(*place).changed = true
+			chunks = append(chunks, i)
 		}
 	})
-	return list
+	c.reports.cells.eachOf(set, func(i uint32, cell *reportCell) {
+		if cell.key != "" {
+			cell.changed = true
+			cells = append(cells, i)
+		}
+	})
+	c.comps.eachOf(set, func(i uint32, p *comp) {
+		if p.n > 0 {
+			p.changed = true
+			comps = append(comps, i)
+		}
+	})
+	return chunks, cells, comps
+}
+
+// eachOf is each for the items of a set of shares.
+func (p *pool[T]) eachOf(set uint64, yield func(i uint32, t *T)) {
+	for k, chunk := range p.chunks {
+		if chunk == nil {
+			continue
+		}
+		for left := set; left != 0; left &= left - 1 {
+			first := bits.TrailingZeros64(left) * shareBlock
+			for j := range chunk[first : first+shareBlock] {
+				if i := uint32(k*chunkItems + first + j); i > 0 && i < p.next {
+					yield(i, &chunk[first+j])
+				}
+			}
+		}
+	}
 }
 
 // touch notes that a component changed.
@@ -120,8 +189,9 @@ func (c *Core) touch(i uint32, p *comp) {
 }
 
 type snapshotWriter struct {
-	c *Core
-	b []byte
+	c     *Core
+	b     []byte
+	local []uint32 // numbers of steps, and 1, in a component that stands by itself; 0, or none, where a number stays
 }
 
 // item appends a number and what write appends, with its length before it. An item of length 0 is gone.
@@ -154,29 +224,29 @@ func (w *snapshotWriter) flag(v bool) {
 	}
 }
 
-// chunks appends chunks of identities. Their number is their place in the list; their key is part of the item.
-func (w *snapshotWriter) chunks(keys []seenKey) {
+func (w *snapshotWriter) chunks(numbers []uint32) {
 	w.list(func() (n uint32) {
-		for _, k := range keys {
-			chunk := w.c.seen.chunks[k]
-			if chunk != nil {
-				chunk.changed = false
+		for _, i := range numbers {
+			chunk := *w.c.seen.numbers.at(i)
+			if chunk != nil && !chunk.changed {
+				continue
 			}
-			w.uint(uint64(k.source))
-			w.int(int64(k.partition))
-			w.int(k.chunk)
-			w.item(0, func() {
-				if chunk != nil {
-					w.chunk(chunk)
-				}
-			})
 			n++
+			if chunk == nil {
+				w.item(i, nil)
+				continue
+			}
+			chunk.changed = false
+			w.item(i, func() { w.chunk(chunk) })
 		}
 		return n
 	})
 }
 
 func (w *snapshotWriter) chunk(chunk *seenChunk) {
+	w.uint(uint64(chunk.key.source))
+	w.int(int64(chunk.key.partition))
+	w.int(chunk.key.chunk)
 	w.int(int64(chunk.maxTime))
 	full := chunk.count() == seenSpan
 	w.flag(full)
@@ -340,13 +410,20 @@ func (w *snapshotWriter) fields(f *frag) {
 	}
 }
 
+func (w *snapshotWriter) step(n uint32) {
+	if w.local != nil && w.local[n] != 0 {
+		n = w.local[n] - 1
+	}
+	w.uint(uint64(n))
+}
+
 func (w *snapshotWriter) event(e, last *RowEvent) {
 	w.int(int64(e.Time - last.Time))
 	w.b = append(w.b, byte(e.Source))
 	w.int(int64(e.Partition))
 	w.int(e.Offset - last.Offset)
 	w.uint(uint64(e.Index))
-	w.uint(uint64(e.Step))
+	w.step(e.Step)
 	w.flag(e.fold != 0)
 	if e.fold != 0 {
 		w.b = binary.LittleEndian.AppendUint64(w.b, e.fold)
@@ -361,7 +438,7 @@ func (w *snapshotWriter) overflow(o *overflow) {
 	}
 	w.uint(uint64(len(o.steps)))
 	for _, s := range o.steps {
-		w.uint(uint64(s.step))
+		w.step(s.step)
 		w.int(s.count)
 		w.int(int64(s.first))
 		w.int(int64(s.last))

@@ -64,41 +64,105 @@ func TestSnapshotErrors(t *testing.T) {
 	}
 }
 
-func TestDeltaOrder(t *testing.T) {
+func TestPartOrder(t *testing.T) {
 	cfg := testConfig(100, 8, 10)
 	c, err := New(*cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	events := randomEvents(rand.New(rand.NewPCG(1, 1)), 90, 2000)
-	var saved [][]byte
+	var saved chain
 	for i := range 3 {
 		if err := c.Apply(batchOf(events[30*i:30*i+30]), discard{}); err != nil {
 			t.Fatal(err)
 		}
-		if i == 0 {
-			saved = append(saved, c.AppendSnapshot(nil))
-		} else {
-			saved = append(saved, c.AppendDelta(nil))
-		}
+		saved = append(saved, c.AppendPart(nil))
 	}
+	// From here on nothing changes, and a part is only a share of the state.
+	whole := c.whole()
+	for c.NeededPart() == 1 {
+		s := c.AppendPart(nil)
+		if len(s) > len(whole)/4 {
+			t.Fatalf("a part without changes has %d bytes, and a snapshot %d", len(s), len(whole))
+		}
+		saved = append(saved, s)
+	}
+	last := len(saved)
 	for _, test := range []struct {
 		name  string
-		chain [][]byte
+		chain chain
 		want  error
 	}{
 		{"all", saved, nil},
-		{"without the last", saved[:2], nil},
-		{"one is missing", [][]byte{saved[0], saved[2]}, ErrSnapshotOrder},
-		{"without the snapshot", saved[1:], ErrSnapshotOrder},
-		{"two snapshots", [][]byte{saved[0], saved[0]}, ErrSnapshotOrder},
+		{"from a snapshot on", saved[:3], nil},
+		{"a snapshot alone", saved[:1], nil},
+		{"without the first, which was superseded by the last", saved[1:], nil},
+		{"without the first, which is needed", saved[1 : last-1], ErrSnapshotOrder},
+		{"without the second, which is needed", saved[2:], ErrSnapshotOrder},
+		{"one is missing", append(saved[:1:1], saved[2:]...), ErrSnapshotOrder},
+		{"two snapshots", chain{saved[0], saved[0]}, ErrSnapshotOrder},
+		{"nothing", nil, ErrSnapshotOrder},
 	} {
-		if _, err := Restore(*cfg, test.chain[0], test.chain[1:]...); !errors.Is(err, test.want) {
+		if _, err := Restore(*cfg, test.chain...); !errors.Is(err, test.want) {
 			t.Errorf("%s: got %v, want %v", test.name, err, test.want)
 		}
 	}
-	if whole := len(c.AppendSnapshot(nil)); len(c.AppendDelta(nil)) > whole/4 {
-		t.Errorf("a delta without changes is as large as a snapshot of %d bytes", whole)
+	if needed := int(c.NeededPart()); needed != 2 || last > shares+3 {
+		t.Errorf("after %d parts those from %d on are needed", last, needed)
+	}
+}
+
+// TestChainBound changes a share of a large state between parts. However large that share is, no part is much larger than
+// twice what changed and a 64th, and what a restore reads is about twice the state.
+func TestChainBound(t *testing.T) {
+	cfg := testConfig(1<<40, 8, 1<<40)
+	for _, perPart := range []int{0, 1, 30, 300, 2000} {
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const sessions = 2000
+		offset := int64(0)
+		apply := func(n int) {
+			var events []refEvent
+			for range n {
+				events = append(events, refEvent{time: 10, offset: offset, step: "paid", keys: map[int][]string{0: {fmt.Sprint("k", offset*7919%sessions)}}})
+				offset++
+			}
+			if err := c.Apply(batchOf(events), discard{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		apply(sessions)
+		saved := chain{c.AppendPart(nil)}
+		for range 2 * shares {
+			apply(perPart)
+			part := c.AppendPart(nil)
+			whole := len(c.whole())
+			if most := whole*perPart/sessions*5/2 + whole/32 + 4096; len(part) > most {
+				t.Fatalf("%d sessions of %d changed: a part has %d bytes, the state %d; want at most %d", perPart, sessions, len(part), whole, most)
+			}
+			saved = append(saved, part)
+			if needed := int(c.NeededPart() - (c.PartNumber() + 1 - uint64(len(saved)))); needed > 0 {
+				saved = saved[needed:]
+			}
+		}
+		sum := 0
+		for _, s := range saved {
+			sum += len(s)
+		}
+		whole := len(c.whole())
+		t.Logf("%5d of %d sessions change: chain of %d parts, %d bytes; state %d", perPart, sessions, len(saved), sum, whole)
+		if len(saved) > shares || sum > 3*whole {
+			t.Errorf("%d sessions of %d change: a chain of %d parts and %d bytes for a state of %d", perPart, sessions, len(saved), sum, whole)
+		}
+		again, err := Restore(*cfg, saved...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(again.whole(), c.whole()) {
+			t.Error("the chain restores another state")
+		}
 	}
 }
 

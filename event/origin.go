@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"fmt"
 	"strconv"
 )
 
@@ -26,4 +27,34 @@ func AppendOrigin(to []byte, topic string, partition int32, offset int64) []byte
 	to = append(append(to, topic...), '/')
 	to = append(strconv.AppendInt(to, int64(partition), 10), '/')
 	return strconv.AppendInt(to, offset, 10)
+}
+
+// RejectBytes is how much of a value over RecordBytesMax is kept.
+const RejectBytes = 1 << 10
+
+// AddLogged adds a record as it came out of a log: r is its place there, size the bytes of its value before it was cut, and
+// origin the value of its OriginHeader, which then is its identity; nil: it has none. A malformed origin, and a value longer
+// than RecordBytesMax, make a reject under the place in the log.
+func (b *Batch) AddLogged(r Record, value []byte, size int, origin []byte) {
+	if size > RecordBytesMax {
+		b.rejectLogged(r, value[:min(len(value), RejectBytes)], ReasonTooLong,
+			fmt.Sprintf("the value has %d bytes; at most %d are allowed", size, RecordBytesMax))
+		return
+	}
+	if origin != nil {
+		partition, offset, ok := ParseOrigin(origin)
+		if !ok {
+			b.rejectLogged(r, value, ReasonSyntax,
+				fmt.Sprintf("header %s is %q; expected topic/partition/offset", OriginHeader, origin[:min(len(origin), 100)]))
+			return
+		}
+		r.Partition, r.Offset = partition, offset
+	}
+	b.Add(r, value)
+}
+
+func (b *Batch) rejectLogged(r Record, raw []byte, reason Reason, detail string) {
+	r.Off, r.Len = uint32(len(b.Data)), uint32(len(raw))
+	b.Data = append(b.Data, raw...)
+	b.Rejects = append(b.Rejects, Reject{Record: r, Reason: reason, Detail: detail})
 }

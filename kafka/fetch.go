@@ -15,7 +15,7 @@ import (
 
 const (
 	// RejectBytes is how much of a value over event.RecordBytesMax is kept.
-	RejectBytes = 1 << 10
+	RejectBytes = event.RejectBytes
 
 	// askBytesMin is what a fetch asks for at least: small answers cost more than the memory they save.
 	askBytesMin = 1 << 20
@@ -99,35 +99,24 @@ func (f *Fetcher) Fetch(ctx context.Context, b *event.Batch, source uint16, maxB
 	return got, err
 }
 
-// add adds a record or, where something is wrong with it, a reject: as package archive does.
+// add adds a record or, where something is wrong with it, a reject.
 func (f *Fetcher) add(b *event.Batch, source uint16, r *Record) {
-	to := event.Record{Source: source, Partition: f.partition, Offset: r.Offset, Timestamp: r.Timestamp}
-	if len(r.Value) > event.RecordBytesMax {
-		reject(b, to, r.Value[:RejectBytes], event.ReasonTooLong,
-			fmt.Sprintf("the value has %d bytes; at most %d are allowed", len(r.Value), event.RecordBytesMax))
-		return
-	}
-	for i := len(r.Headers) - 1; i >= 0; i-- { // the last one counts
-		if string(r.Headers[i].Key) != event.OriginHeader {
-			continue
-		}
-		origin := r.Headers[i].Value
-		partition, offset, ok := event.ParseOrigin(origin)
-		if !ok {
-			reject(b, to, r.Value, event.ReasonSyntax,
-				fmt.Sprintf("header %s is %q; expected topic/partition/offset", event.OriginHeader, origin[:min(len(origin), 100)]))
-			return
-		}
-		to.Partition, to.Offset = partition, offset
-		break
-	}
-	b.Add(to, r.Value)
+	at := event.Record{Source: source, Partition: f.partition, Offset: r.Offset, Timestamp: r.Timestamp}
+	b.AddLogged(at, r.Value, len(r.Value), r.Origin())
 }
 
-func reject(b *event.Batch, r event.Record, raw []byte, reason event.Reason, detail string) {
-	r.Off, r.Len = uint32(len(b.Data)), uint32(len(raw))
-	b.Data = append(b.Data, raw...)
-	b.Rejects = append(b.Rejects, event.Reject{Record: r, Reason: reason, Detail: detail})
+// Origin returns the value of the last weft-origin header, empty where that is null; nil: there is none.
+func (r *Record) Origin() []byte {
+	for i := len(r.Headers) - 1; i >= 0; i-- { // the last one counts
+		switch h := &r.Headers[i]; {
+		case string(h.Key) != event.OriginHeader:
+		case h.Value == nil:
+			return []byte{}
+		default:
+			return h.Value
+		}
+	}
+	return nil
 }
 
 // Records hands out records as Kafka holds them, nulls included, with the bounds and errors of Fetch.

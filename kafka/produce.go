@@ -105,6 +105,7 @@ func (p *Producer) Add(ctx context.Context, partition int32, r *Record) error {
 		return l.err
 	}
 	l.open.add(r)
+	l.added++
 	if l.open.count == 1 {
 		l.changed.Broadcast()
 	}
@@ -130,6 +131,23 @@ func (p *Producer) Acked(partition int32) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.acked
+}
+
+// Added returns how many records were added for a partition.
+func (p *Producer) Added(partition int32) int64 {
+	l := p.lanes[partition]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.added
+}
+
+// Wait waits until the first n records that were added for a partition are acknowledged. Unlike Flush it does not wait for
+// those that are added meanwhile.
+func (p *Producer) Wait(ctx context.Context, partition int32, n int64) error {
+	l := p.lanes[partition]
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.wait(ctx, func() bool { return l.written >= n })
 }
 
 // Close ends the producer. What was not flushed is lost.
@@ -163,6 +181,8 @@ type lane struct {
 	open    packer // takes records
 	busy    bool   // a batch is under way
 	acked   int64
+	added   int64 // records that were taken
+	written int64 // of those, acknowledged
 	err     error // how the lane ended
 }
 
@@ -205,6 +225,7 @@ func (l *lane) run(ctx context.Context) {
 		}
 		l.mu.Lock()
 		l.busy, l.acked = false, offset+int64(l.batch.count)
+		l.written += int64(l.batch.count)
 		l.changed.Broadcast()
 		l.mu.Unlock()
 	}

@@ -12,6 +12,7 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -45,6 +46,7 @@ type Config struct {
 	AccessKey string
 	SecretKey Secret
 	TLS       bool
+	CAFile    string // PEM: authorities that sign the store's certificate; empty: those of the machine
 	Prefix    string // of all keys, without slashes around it; may be empty
 	Region    string // default us-east-1, which stores other than AWS rarely look at
 }
@@ -60,6 +62,9 @@ func (c *Config) Validate() error {
 	}
 	if u, err := url.Parse("http://" + c.Endpoint); err != nil || u.Host == "" || u.Path != "" || u.User != nil || u.RawQuery != "" {
 		errs = append(errs, errors.New("endpoint: expected host:port, http://host:port or https://host:port"))
+	}
+	if c.CAFile != "" && !c.TLS {
+		errs = append(errs, errors.New("a CA file without TLS: expected an endpoint of https://"))
 	}
 	if c.Bucket == "" {
 		errs = append(errs, errors.New("no bucket"))
@@ -103,6 +108,11 @@ func Open(cfg Config) (*S3, error) {
 	if err != nil {
 		return nil, &Error{Op: op, Class: Internal, Err: err}
 	}
+	if cfg.CAFile != "" {
+		if transport.TLSClientConfig.RootCAs, err = readAuthorities(cfg.CAFile); err != nil {
+			return nil, &Error{Op: op, Class: User, Err: err}
+		}
+	}
 	client, err := minio.New(cfg.Endpoint, &minio.Options{Transport: transport,
 		Creds: credentials.NewStaticV4(cfg.AccessKey, string(cfg.SecretKey), ""), Secure: cfg.TLS, Region: cfg.Region, MaxRetries: retriesMax})
 	if err != nil {
@@ -113,6 +123,18 @@ func Open(cfg Config) (*S3, error) {
 		s.prefix = cfg.Prefix + "/"
 	}
 	return s, nil
+}
+
+func readAuthorities(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("CA file: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("CA file: %s holds no certificate in PEM", file)
+	}
+	return pool, nil
 }
 
 // Get returns an object.
@@ -369,7 +391,7 @@ func (s *S3) explain(op string, err error) error {
 	var host x509.HostnameError
 	switch text := err.Error(); {
 	case errors.As(err, &unknown), errors.As(err, &host):
-		e.Class, e.Hint = User, "the store's certificate is not trusted here"
+		e.Class, e.Hint = User, "the store's certificate is not trusted here: name its CA file"
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
 		e.Class, e.Hint = User, "the store does not speak TLS on that port: use http://"
 	case strings.Contains(text, "connection refused"), strings.Contains(text, "no such host"):

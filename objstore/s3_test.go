@@ -5,12 +5,16 @@ import (
 	"crypto/md5"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -368,6 +372,33 @@ func TestS3Unreachable(t *testing.T) {
 	var e *objstore.Error
 	if !errors.As(err, &e) || !e.Retryable() || !strings.Contains(e.Hint, "running") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestS3CertificateAuthority(t *testing.T) {
+	f := &fakeS3{objects: map[string]fakeObject{}}
+	server := httptest.NewUnstartedServer(f)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that must fail
+	server.StartTLS()
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ ca, want string }{{file, ""}, {"", "name its CA file"}, {"/nowhere.pem", "/nowhere.pem"}, {"s3_test.go", "holds no certificate"}} {
+		s, err := objstore.Open(objstore.Config{Endpoint: server.URL, Bucket: "weft", AccessKey: "key", SecretKey: "the-secret", CAFile: c.ca})
+		if err == nil {
+			_, err = s.Put(t.Context(), "k", strings.NewReader("v"), 1)
+			s.Close()
+		}
+		var e *objstore.Error
+		if (err == nil) != (c.want == "") || err != nil && (!errors.As(err, &e) || e.Retryable() || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("CA file %q: %v", c.ca, err)
+		}
+	}
+	if _, err := objstore.Open(objstore.Config{Endpoint: "http://s", Bucket: "b", CAFile: file}); err == nil || !strings.Contains(err.Error(), "without TLS") {
+		t.Errorf("a CA file for a plain connection: %v", err)
 	}
 }
 

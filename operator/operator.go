@@ -133,6 +133,9 @@ func (j *Job) NewDecoder() (*Decoder, error) {
 // Decode appends the events and rejects of the batch's records to the batch.
 func (d *Decoder) Decode(b *event.Batch) {
 	for _, r := range b.Records {
-		d.bySource[r.Source].Decode(b, r)
+		d.DecodeRecord(b, r)
 	}
 }
+
+// DecodeRecord appends the events of one of the batch's records to the batch, or one reject and no event.
+func (d *Decoder) DecodeRecord(b *event.Batch, r event.Record) { d.bySource[r.Source].Decode(b, r) }

@@ -107,7 +107,7 @@ func (g *generator) send(c *chain, first, n int) {
 	if g.r.chance(straggleRate) {
 		p.arrival += min(g.r.between(minute, straggleLimit), g.r.between(minute, straggleLimit))
 	}
-	if last.src == delivery { // files of a minute each
+	if last.src == delivery && g.live == nil { // files of a minute each
 		p.arrival += minute - p.arrival%minute
 	}
 	g.post(p)
@@ -119,6 +119,9 @@ func (g *generator) send(c *chain, first, n int) {
 }
 
 func (g *generator) post(p parcel) {
+	if g.live != nil && p.arrival > g.live.horizon {
+		return
+	}
 	if p.chain != nil {
 		p.chain.pending++
 	}
@@ -254,7 +257,9 @@ func (g *generator) release(p parcel) error {
 			break // one line, one count
 		}
 		row.chain.pending--
-		if row.chain.pending == 0 {
+		if row.chain.pending == 0 && g.live != nil {
+			g.free = append(g.free, row.chain)
+		} else if row.chain.pending == 0 {
 			if err := g.finish(row.chain); err != nil {
 				return err
 			}

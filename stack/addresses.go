@@ -20,19 +20,29 @@ const (
 
 // Addresses names every server. Its JSON form is one object whose keys are a contract; it never holds a secret.
 type Addresses struct {
-	Temporal  string `json:"temporal"` // host:port of the frontend
-	Namespace string `json:"namespace"`
+	Temporal    string `json:"temporal"` // host:port of the frontend
+	Namespace   string `json:"namespace"`
+	TemporalTLS TLS    `json:"temporal_tls,omitzero"`
+	// One key in a file, or from a variable; empty: none is needed.
+	TemporalAPIKeyFile string `json:"temporal_api_key_file,omitempty"`
+	TemporalAPIKey     Secret `json:"-"`
 
-	Kafka string `json:"kafka"` // host:port of a broker; several are separated by commas
+	Kafka             string `json:"kafka"` // host:port of a broker; several are separated by commas
+	KafkaTLS          TLS    `json:"kafka_tls,omitzero"`
+	KafkaSASL         string `json:"kafka_sasl,omitempty"` // plain, scram-sha-256 or scram-sha-512; empty: no credentials
+	KafkaUser         string `json:"kafka_user,omitempty"`
+	KafkaPasswordFile string `json:"kafka_password_file,omitempty"`
+	KafkaPassword     Secret `json:"-"`
 
 	S3       string `json:"s3"` // http://host:port or https://host:port
 	S3Bucket string `json:"s3_bucket"`
+	S3CAFile string `json:"s3_ca_file,omitempty"` // authorities that sign its certificate; empty: those of the machine
 	// Each file holds one key and nothing else.
 	S3AccessKeyFile string `json:"s3_access_key_file,omitempty"`
 	S3SecretKeyFile string `json:"s3_secret_key_file,omitempty"`
 	// The keys themselves, from a variable or from the files.
 	S3AccessKey string `json:"-"`
-	S3SecretKey string `json:"-"`
+	S3SecretKey Secret `json:"-"`
 
 	Store string `json:"store"` // sqlite:PATH or postgres://…
 

@@ -11,13 +11,19 @@ import (
 	"time"
 )
 
-// The variables that name servers. A key can also be in a file that the variable with _FILE names.
+// The variables that name servers and how to connect to them. A key or password can also be in a file that the variable
+// with _FILE names.
 const (
 	envTemporal  = "WEFT_TEMPORAL"
 	envNamespace = "WEFT_NAMESPACE"
+	envAPIKey    = "WEFT_TEMPORAL_API_KEY"
 	envKafka     = "WEFT_KAFKA"
+	envSASL      = "WEFT_KAFKA_SASL"
+	envUser      = "WEFT_KAFKA_USER"
+	envPassword  = "WEFT_KAFKA_PASSWORD"
 	envS3        = "WEFT_S3"
 	envBucket    = "WEFT_S3_BUCKET"
+	envS3CA      = "WEFT_S3_CA_FILE"
 	envAccessKey = "WEFT_S3_ACCESS_KEY"
 	envSecretKey = "WEFT_S3_SECRET_KEY"
 	envStore     = "WEFT_STORE"
@@ -76,22 +82,31 @@ func (a *Addresses) addVariables() error {
 		to   *string
 		name string
 	}{
-		{&a.Temporal, envTemporal}, {&a.Namespace, envNamespace}, {&a.Kafka, envKafka},
-		{&a.S3, envS3}, {&a.S3Bucket, envBucket}, {&a.Store, envStore},
+		{&a.Temporal, envTemporal}, {&a.Namespace, envNamespace}, {&a.Kafka, envKafka}, {&a.KafkaSASL, envSASL},
+		{&a.KafkaUser, envUser}, {&a.S3, envS3}, {&a.S3Bucket, envBucket}, {&a.S3CAFile, envS3CA}, {&a.Store, envStore},
 	} {
 		if *v.to == "" {
 			*v.to = os.Getenv(v.name)
 		}
 	}
 	return errors.Join(
+		a.TemporalTLS.addVariables(envTemporal),
+		a.KafkaTLS.addVariables(envKafka),
+		addKey(&a.TemporalAPIKey, &a.TemporalAPIKeyFile, envAPIKey),
+		addKey(&a.KafkaPassword, &a.KafkaPasswordFile, envPassword),
+		a.addS3Keys())
+}
+
+func (a *Addresses) addS3Keys() error {
+	return errors.Join(
 		addKey(&a.S3AccessKey, &a.S3AccessKeyFile, envAccessKey),
 		addKey(&a.S3SecretKey, &a.S3SecretKeyFile, envSecretKey))
 }
 
 // addKey fills an empty key from its variable, or from the file that a flag or a variable names.
-func addKey(key, file *string, name string) error {
+func addKey[T ~string](key *T, file *string, name string) error {
 	if *key == "" && *file == "" {
-		*key, *file = os.Getenv(name), os.Getenv(name+"_FILE")
+		*key, *file = T(os.Getenv(name)), os.Getenv(name+"_FILE")
 	}
 	if *key != "" || *file == "" {
 		return nil
@@ -100,14 +115,14 @@ func addKey(key, file *string, name string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if *key = strings.TrimSpace(string(text)); *key == "" {
+	if *key = T(strings.TrimSpace(string(text))); *key == "" {
 		return fmt.Errorf("%s: %s is empty", name, *file)
 	}
 	return nil
 }
 
-// addRunning fills what is empty from the running stack. The keys are those of its object store, so they are taken
-// with it or not at all.
+// addRunning fills what is empty from the running stack. Keys and TLS belong to a server, so they are taken with it or not
+// at all.
 func (a *Addresses) addRunning() error {
 	r, err := Running()
 	if err != nil {
@@ -116,12 +131,17 @@ func (a *Addresses) addRunning() error {
 	if a.S3 == "" {
 		a.S3, a.S3AccessKey, a.S3AccessKeyFile, a.S3SecretKey, a.S3SecretKeyFile =
 			r.S3, r.S3AccessKey, r.S3AccessKeyFile, r.S3SecretKey, r.S3SecretKeyFile
-		a.S3Bucket = first(a.S3Bucket, r.S3Bucket)
+		a.S3Bucket, a.S3CAFile = first(a.S3Bucket, r.S3Bucket), r.S3CAFile
 	}
 	if a.Temporal == "" {
 		a.Temporal, a.Namespace = r.Temporal, first(a.Namespace, r.Namespace)
+		a.TemporalTLS, a.TemporalAPIKey, a.TemporalAPIKeyFile = r.TemporalTLS, "", ""
 	}
-	a.Kafka, a.Store = first(a.Kafka, r.Kafka), first(a.Store, r.Store)
+	if a.Kafka == "" {
+		a.Kafka, a.KafkaTLS, a.KafkaSASL, a.KafkaUser = r.Kafka, r.KafkaTLS, r.KafkaSASL, r.KafkaUser
+		a.KafkaPassword, a.KafkaPasswordFile = "", ""
+	}
+	a.Store = first(a.Store, r.Store)
 	a.Data, a.PID = r.Data, r.PID
 	return nil
 }
@@ -155,9 +175,7 @@ func Running() (Addresses, error) {
 		}
 		_ = conn.Close() // it was only opened to see that someone listens
 	}
-	return a, errors.Join(
-		addKey(&a.S3AccessKey, &a.S3AccessKeyFile, envAccessKey),
-		addKey(&a.S3SecretKey, &a.S3SecretKeyFile, envSecretKey))
+	return a, a.addS3Keys()
 }
 
 // missing names what a command needs and nobody has said, each with the variable that would say it.
@@ -177,7 +195,7 @@ func (a *Addresses) missing(need []Server) (missing []string) {
 		case S3:
 			add(a.S3, envS3)
 			add(a.S3AccessKey, envAccessKey)
-			add(a.S3SecretKey, envSecretKey)
+			add(string(a.S3SecretKey), envSecretKey)
 		case Store:
 			add(a.Store, envStore)
 		}

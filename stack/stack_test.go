@@ -53,9 +53,10 @@ func running(t *testing.T) (Addresses, net.Listener) {
 // clean forgets the variables and the stack of whoever runs the test.
 func clean(t *testing.T) {
 	t.Helper()
-	for _, v := range []string{envTemporal, envNamespace, envKafka, envS3, envBucket, envAccessKey, envSecretKey,
-		envAccessKey + "_FILE", envSecretKey + "_FILE", envStore, envFile} {
-		t.Setenv(v, "")
+	for _, v := range os.Environ() {
+		if name, _, _ := strings.Cut(v, "="); strings.HasPrefix(name, "WEFT_") {
+			t.Setenv(name, "")
+		}
 	}
 	home := t.TempDir()
 	t.Setenv("HOME", home)

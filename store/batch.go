@@ -32,6 +32,9 @@ type Batch struct {
 	Tombstones []Tombstone
 	Cells      []Cell
 	Exceptions []Exception
+	// Progress says how far the shard is once this is written; nil: nothing new. A writer that splits what belongs together
+	// gives it with the last part.
+	Progress *Mark
 }
 
 // Rows is the number of changes in the batch.
@@ -41,7 +44,7 @@ func (b *Batch) Rows() int {
 
 // Reset empties the batch and keeps its memory.
 func (b *Batch) Reset() {
-	*b = Batch{b.Sessions[:0], b.Tombstones[:0], b.Cells[:0], b.Exceptions[:0]}
+	*b = Batch{b.Sessions[:0], b.Tombstones[:0], b.Cells[:0], b.Exceptions[:0], nil}
 }
 
 // Session is a session as it is from now on.
@@ -201,13 +204,21 @@ func decodeMeasures(b []byte) (list []Measure, err error) {
 }
 
 // staged is a batch as rows of the tables where it is staged. Every thing is in it once.
-type staged struct{ sessions, keys, hits, cells, exceptions [][]any }
+type staged struct {
+	sessions, keys, hits, cells, exceptions [][]any
+	mark                                    *Mark
+}
 
 func stage(b *Batch) (*staged, error) {
 	if n := b.Rows(); n > BatchRowsMax {
 		return nil, fmt.Errorf("a batch of %d rows: at most %d", n, BatchRowsMax)
 	}
-	s := &staged{}
+	s := &staged{mark: b.Progress}
+	if s.mark != nil {
+		if err := s.mark.check(); err != nil {
+			return nil, err
+		}
+	}
 	return s, errors.Join(s.addSessions(b), s.addCells(b.Cells), s.addExceptions(b.Exceptions))
 }
 

@@ -79,3 +79,31 @@ func scanChange(rows *sql.Rows, m Map) (c Change, err error) {
 	}
 	return c, err
 }
+
+// ShardHead is a shard of a generation and the position of its last change; the zero position where it has none.
+type ShardHead struct {
+	Shard int
+	Last  Position
+}
+
+// Shards lists the shards of a generation that were ever started. Whoever reads sessions after that and then goes on with
+// the Changes behind these positions misses none.
+func (s *Store) Shards(ctx context.Context, scope Scope) (list []ShardHead, err error) {
+	err = s.read(ctx, scope, func(v *view) error {
+		t, err := v.generation(ctx, scope.Generation)
+		if err != nil {
+			return err
+		}
+		list = nil
+		return each(ctx, t.Tx, func(rows *sql.Rows) error {
+			var h ShardHead
+			err := rows.Scan(&h.Shard, &h.Last.Epoch, &h.Last.Seq)
+			list = append(list, h)
+			return err
+		}, t.text(`SELECT e.shard,
+				coalesce((SELECT s.epoch FROM session{g} s WHERE s.shard = e.shard ORDER BY s.epoch DESC, s.seq DESC LIMIT 1), 0),
+				coalesce((SELECT s.seq FROM session{g} s WHERE s.shard = e.shard ORDER BY s.epoch DESC, s.seq DESC LIMIT 1), 0)
+			FROM shard_epoch e WHERE e.generation = $1 AND e.shard >= 0 ORDER BY e.shard`), scope.Generation)
+	})
+	return list, failed(fmt.Sprintf("list the shards of generation %d", scope.Generation), err)
+}

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"slices"
 
 	"github.com/weftdata/weft/event"
 )
@@ -94,20 +96,36 @@ type ExceptionCount struct {
 	Count          int64
 }
 
-// CountExceptions counts the exceptions of one generation.
+// CountExceptions counts the exceptions of one generation; of generation 0 those that are served.
 func (s *Store) CountExceptions(ctx context.Context, job string, generation int64, kind ExceptionKind) (list []ExceptionCount, err error) {
 	err = s.read(ctx, Scope{job, generation}, func(v *view) error {
-		list = nil
-		t, err := v.snapshot.generation(ctx, generation)
-		if err != nil {
-			return err
+		counts := map[[2]string]int64{}
+		part := func(a Assignment, timeless int) (bool, error) {
+			t, err := v.generation(ctx, a.Generation)
+			if err != nil {
+				return false, err
+			}
+			return true, each(ctx, t.Tx, func(rows *sql.Rows) error {
+				var c ExceptionCount
+				err := rows.Scan(&c.Source, &c.Reason, &c.Count)
+				counts[[2]string{c.Source, c.Reason}] += c.Count
+				return err
+			}, t.text(`SELECT source, reason, count(*) FROM exception{g} WHERE kind = $1
+				AND (time_us >= $2 AND time_us < $3 AND time_us <> $5 OR $4 = 1 AND time_us = $5) GROUP BY source, reason`),
+				int(kind), a.From, a.To, timeless, event.MinTime)
 		}
-		return each(ctx, t.Tx, func(rows *sql.Rows) error {
-			var c ExceptionCount
-			err := rows.Scan(&c.Source, &c.Reason, &c.Count)
-			list = append(list, c)
-			return err
-		}, t.text(`SELECT source, reason, count(*) FROM exception{g} WHERE kind = $1 GROUP BY source, reason ORDER BY source, reason`), int(kind))
+		err := v.newestFirst(event.MinTime, event.MaxTime, func(a Assignment) (bool, error) { return part(a, 0) })
+		if n := len(v.Ranges); err == nil && n > 0 {
+			_, err = part(Assignment{0, 0, v.Ranges[n-1].Generation}, 1)
+		}
+		list = make([]ExceptionCount, 0, len(counts))
+		for k, n := range counts {
+			list = append(list, ExceptionCount{k[0], k[1], n})
+		}
+		slices.SortFunc(list, func(a, b ExceptionCount) int {
+			return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Reason, b.Reason))
+		})
+		return err
 	})
 	return list, failed("count exceptions of "+job, err)
 }

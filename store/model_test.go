@@ -172,7 +172,7 @@ func (r *random) check() {
 		}
 	}
 	value := fmt.Append(nil, r.IntN(3))
-	watermark := event.Micros(r.IntN(100))
+	watermark := event.Micros(1 + r.IntN(100))
 	equal(r.t, list(SessionQuery{}), r.m.list(func(*Session) bool { return true }))
 	equal(r.t, list(SessionQuery{From: 2, To: 5}), r.m.list(func(x *Session) bool { return x.Start >= 2 && x.Start < 5 }))
 	equal(r.t, list(SessionQuery{User: value}), r.m.list(func(x *Session) bool { return bytes.Equal(x.User, value) }))

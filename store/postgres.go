@@ -124,7 +124,7 @@ func (p *postgresStore) migrate(ctx context.Context) error {
 		}
 	}
 	return migrate(ctx, goose.DialectPostgres, p.db, []string{schemaText("catalog") + schemaText("append_only_postgres"),
-		schemaText("data", "{partition}", "PARTITION BY LIST (generation)")}, goose.WithSessionLocker(locker))
+		schemaText("data", "{partition}", "PARTITION BY LIST (generation)"), schemaText("progress")}, goose.WithSessionLocker(locker))
 }
 
 func (p *postgresStore) catalog(ctx context.Context, fn func(*sql.Tx) error) error {
@@ -162,8 +162,10 @@ func (p *postgresStore) drop(ctx context.Context, generation int64) (err error) 
 		_, e := conn.ExecContext(context.WithoutCancel(ctx), `SELECT pg_advisory_unlock($1)`, int64(generationLock))
 		err = errors.Join(err, e)
 	}()
-	if _, err := conn.ExecContext(ctx, `DELETE FROM shard_epoch WHERE generation = $1`, generation); err != nil {
-		return err
+	for _, table := range []string{"shard_epoch", "shard_progress"} {
+		if _, err := conn.ExecContext(ctx, `DELETE FROM `+table+` WHERE generation = $1`, generation); err != nil {
+			return err
+		}
 	}
 	for _, table := range partitioned() {
 		if err := dropPartition(ctx, conn, table, table+suffix(generation)); err != nil {

@@ -5,7 +5,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"iter"
 	"slices"
 
 	"github.com/weftdata/weft/event"
@@ -28,6 +30,32 @@ const dimensionsMax = 32
 func (s *Store) Cells(ctx context.Context, q CellQuery) (Result[Cell], error) {
 	r, err := s.cells(ctx, q)
 	return r, failed("read report "+q.Report+" of "+q.Job, err)
+}
+
+// ReportSpan returns the first and the last window of a report that have lines; false: none has.
+func (s *Store) ReportSpan(ctx context.Context, scope Scope, report string) (first, last event.Micros, ok bool, err error) {
+	end := func(v *view, ranges iter.Seq2[int, Assignment], order string, to *event.Micros) error {
+		for _, a := range ranges {
+			t, err := v.generation(ctx, a.Generation)
+			if err != nil {
+				return err
+			}
+			err = t.QueryRowContext(ctx, t.text(`SELECT window_us FROM cell{g} WHERE report = $1 AND deleted = 0
+				AND window_us >= $2 AND window_us < $3 ORDER BY window_us `+order+` LIMIT 1`), report, a.From, a.To).Scan(to)
+			if err == nil {
+				ok = true
+			}
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
+		}
+		return nil
+	}
+	err = s.read(ctx, scope, func(v *view) error {
+		ok = false
+		return errors.Join(end(v, slices.All(v.Ranges), "ASC", &first), end(v, slices.Backward(v.Ranges), "DESC", &last))
+	})
+	return first, last, ok, failed("read the span of report "+report+" of "+scope.Job, err)
 }
 
 // cellPlace is where a cell stands in a report.

@@ -20,14 +20,27 @@ type Row struct {
 	Start, End event.Micros
 	Events     int64
 	Body       []byte
+	// Watermark is how far the session's shard had seen time in the same snapshot: a scenario is decided where its moment is
+	// not past it. event.MinTime: not known, so nothing is decided.
+	Watermark event.Micros
+	// Settle is how long after its last event the session is open.
+	Settle event.Micros
 }
 
-const rowColumns = `s.id, s.generation, s.shard, s.epoch, s.seq, s.start_us, s.end_us, s.events, s.body`
+// Open tells whether more may happen in the session; the same moment decides a scenario that names none.
+func (r *Row) Open() bool { return r.End+r.Settle > r.Watermark }
+
+const rowColumns = `s.id, s.generation, s.shard, s.epoch, s.seq, s.start_us, s.end_us, s.events, s.body, ` + watermarkOf + `, ` + settleOf
 
 func scanRow(rows interface{ Scan(...any) error }) (r Row, err error) {
 	var id []byte
-	err = rows.Scan(&id, &r.Generation, &r.Shard, &r.Position.Epoch, &r.Position.Seq, &r.Start, &r.End, &r.Events, &r.Body)
+	var watermark, settle sql.NullInt64
+	err = rows.Scan(&id, &r.Generation, &r.Shard, &r.Position.Epoch, &r.Position.Seq, &r.Start, &r.End, &r.Events, &r.Body, &watermark, &settle)
 	copy(r.ID[:], id)
+	r.Watermark, r.Settle = event.MinTime, event.Micros(settle.Int64)
+	if watermark.Valid {
+		r.Watermark = event.Micros(watermark.Int64)
+	}
 	return r, err
 }
 
@@ -66,7 +79,7 @@ const (
 	Pending           // the moment is yet to come: it may still turn out otherwise
 )
 
-// SessionQuery asks for sessions. At most one of User, Key and Scenario is set; without them it is all.
+// SessionQuery asks for sessions that have all that is asked for; without anything it is all.
 type SessionQuery struct {
 	Scope
 	Page
@@ -74,8 +87,9 @@ type SessionQuery struct {
 	User     []byte       // nil: not asked for
 	Key      *Key
 	Scenario string
-	Decision Decision // with Scenario: compared with Watermark
-	// Watermark is how far the job has seen time; the caller knows it.
+	Decision Decision // with Scenario
+	Open     bool     // only those in which more may happen: see Row.Open
+	// Watermark decides instead of the one that the shard of each session has reached; 0: it does not.
 	Watermark event.Micros
 }
 
@@ -109,6 +123,13 @@ func (s *Store) sessions(ctx context.Context, q SessionQuery) (r Result[Row], er
 			if err != nil {
 				return false, err
 			}
+			if q.Open && q.Watermark == 0 {
+				p, err := v.progress(ctx, a.Generation)
+				if err != nil {
+					return false, err
+				}
+				a.From = max(a.From, p.openFrom())
+			}
 			bind := append([]any{a.From, a.To, after.time, after.id, limit + 1 - len(list.Items)}, args...)
 			err = each(ctx, t.Tx, list.add, t.text(query), bind...)
 			return !list.full, err
@@ -119,40 +140,51 @@ func (s *Store) sessions(ctx context.Context, q SessionQuery) (r Result[Row], er
 	return r, err
 }
 
-// text returns the query and its parameters from the sixth on.
+// text returns the query and its parameters from the sixth on. The rarest of what is asked for leads: a key, then a user,
+// then a scenario.
 func (q *SessionQuery) text() (query string, args []any, err error) {
-	from, where := `session{g} s`, ``
-	set := 0
-	if q.User != nil {
-		set++
-		where, args = ` AND s.user_key = $6`, []any{fold(q.User)}
+	from, start, id, where := `session{g} s`, `s.start_us`, `s.id`, ``
+	watermark, bound := `coalesce(`+watermarkOf+`, ?)`, event.MinTime
+	if q.Watermark != 0 {
+		watermark, bound = `?`, q.Watermark
+	}
+	add := func(text string, values ...any) {
+		for _, v := range values {
+			args = append(args, v)
+			text = strings.Replace(text, "?", fmt.Sprint("$", 5+len(args)), 1)
+		}
+		where += ` AND ` + text
 	}
 	if q.Key != nil {
-		set++
 		if err := checkName(q.Key.Kind); err != nil {
 			return "", nil, err
 		}
 		from = `session_key{g} k JOIN session{g} s ON s.id = k.id`
-		where, args = ` AND k.value_key = $6 AND k.kind = $7`, []any{fold(q.Key.Value), q.Key.Kind}
+		add(`k.value_key = ? AND k.kind = ?`, fold(q.Key.Value), q.Key.Kind)
 	}
-	start := `s.start_us`
-	id := `s.id`
+	if q.User != nil {
+		add(`s.user_key = ?`, fold(q.User))
+	}
 	if q.Scenario != "" {
-		set++
 		if err := checkName(q.Scenario); err != nil {
 			return "", nil, err
 		}
-		from, start, id = `session_hit{g} h JOIN session{g} s ON s.id = h.id`, `h.start_us`, `h.id`
-		where, args = ` AND h.scenario = $6`, []any{q.Scenario}
+		hit, values := `h.scenario = ?`, []any{q.Scenario}
 		switch q.Decision {
 		case Decided:
-			where, args = where+` AND h.decided_us <= $7`, append(args, q.Watermark)
+			hit, values = hit+` AND h.decided_us <= `+watermark, append(values, bound)
 		case Pending:
-			where, args = where+` AND h.decided_us > $7`, append(args, q.Watermark)
+			hit, values = hit+` AND h.decided_us > `+watermark, append(values, bound)
 		}
+		if q.Key == nil && q.User == nil {
+			from, start, id = `session_hit{g} h JOIN session{g} s ON s.id = h.id`, `h.start_us`, `h.id`
+		} else {
+			hit = `EXISTS (SELECT 1 FROM session_hit{g} h WHERE h.id = s.id AND ` + hit + `)`
+		}
+		add(hit, values...)
 	}
-	if set > 1 {
-		return "", nil, userError("", "sessions by more than one of user, key and scenario")
+	if q.Open {
+		add(`s.end_us + coalesce(`+settleOf+`, 0) > `+watermark, bound)
 	}
 	return strings.NewReplacer("{start}", start, "{id}", id).Replace(`SELECT ` + rowColumns + ` FROM ` + from + ` WHERE s.deleted = 0
 		AND {start} >= $1 AND {start} < $2 AND ({start}, {id}) < ($3, $4)` + where + ` ORDER BY {start} DESC, {id} DESC LIMIT $5`), args, nil

@@ -120,11 +120,26 @@ func createFile(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	err = migrate(ctx, goose.DialectSQLite3, f.w, []string{schemaText("data", "{partition}", "") + schemaText("index", "{g}", "")})
+	err = migrate(ctx, goose.DialectSQLite3, f.w, generationSchema())
 	if err = errors.Join(err, f.close()); err != nil {
 		return err
 	}
 	return os.Rename(part, path)
+}
+
+// generationSchema are the migrations of a generation's file.
+func generationSchema() []string {
+	return []string{schemaText("data", "{partition}", "") + schemaText("index", "{g}", ""), schemaText("progress")}
+}
+
+// upgrade brings a file of an earlier release up to date.
+func (s *sqliteStore) upgrade(ctx context.Context, f *sqliteFile) error {
+	var version int
+	err := f.r.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version WHERE is_applied = 1`).Scan(&version)
+	if err != nil || version == len(generationSchema()) {
+		return err
+	}
+	return s.alone(ctx, func() error { return migrate(ctx, goose.DialectSQLite3, f.w, generationSchema()) })
 }
 
 func removeFile(path string) error {
@@ -149,7 +164,7 @@ func (s *sqliteStore) drop(_ context.Context, generation int64) error {
 	return err
 }
 
-func (s *sqliteStore) file(generation int64) (*sqliteFile, error) {
+func (s *sqliteStore) file(ctx context.Context, generation int64) (*sqliteFile, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Another process may have dropped it since it was opened here.
@@ -164,13 +179,16 @@ func (s *sqliteStore) file(generation int64) (*sqliteFile, error) {
 		if f, err = openFile(s.path(generation), "rw", s.readers); err != nil {
 			return nil, err
 		}
+		if err := s.upgrade(ctx, f); err != nil {
+			return nil, errors.Join(err, f.close())
+		}
 		s.generations[generation] = f
 	}
 	return f, nil
 }
 
 func (s *sqliteStore) change(ctx context.Context, generation int64, fn func(*changeTx) error) error {
-	f, err := s.file(generation)
+	f, err := s.file(ctx, generation)
 	if err != nil {
 		return err
 	}
@@ -272,7 +290,7 @@ func (s *sqliteSnapshot) catalog() *sql.Tx { return s.main }
 func (s *sqliteSnapshot) generation(ctx context.Context, generation int64) (tables, error) {
 	tx := s.open[generation]
 	if tx == nil {
-		f, err := s.s.file(generation)
+		f, err := s.s.file(ctx, generation)
 		if err != nil {
 			return tables{}, err
 		}

@@ -101,7 +101,7 @@ func TestSessions(t *testing.T) {
 		f.write(f.owner, b)
 
 		row := get(f.Session(t.Context(), f.scope(), id(7)))(t)
-		equal(t, row, Row{id(7), f.owner.Generation, 0, Position{f.owner.Epoch, 7}, 7, 17, 7, []byte(`{"n":7,"seq":7}`)})
+		equal(t, row, Row{id(7), f.owner.Generation, 0, Position{f.owner.Epoch, 7}, 7, 17, 7, []byte(`{"n":7,"seq":7}`), event.MinTime, 0})
 		_, err := f.Session(t.Context(), f.scope(), id(77))
 		fails(t, err, ErrNotFound, User)
 
@@ -114,8 +114,12 @@ func TestSessions(t *testing.T) {
 		equal(t, f.sessions(SessionQuery{Scenario: "stuck"}), []int{10, 8, 6, 4, 2})
 		equal(t, f.sessions(SessionQuery{Scenario: "stuck", Decision: Decided, Watermark: 600}), []int{6, 4, 2})
 		equal(t, f.sessions(SessionQuery{Scenario: "stuck", Decision: Pending, Watermark: 600}), []int{10, 8})
-		_, err = f.Sessions(t.Context(), SessionQuery{Scope: f.scope(), Scenario: "stuck", User: []byte("u")})
-		fails(t, err, nil, User)
+		equal(t, f.sessions(SessionQuery{Scenario: "stuck", User: []byte("u1")}), []int{10, 4})
+		equal(t, f.sessions(SessionQuery{Scenario: "stuck", Decision: Pending, Watermark: 600, User: []byte("u1")}), []int{10})
+		equal(t, f.sessions(SessionQuery{User: []byte("u1"), Key: &Key{"txn", []byte("t4")}, Scenario: "other"}), []int{4})
+		equal(t, f.sessions(SessionQuery{User: []byte("u2"), Key: &Key{"txn", []byte("t4")}}), nil)
+		equal(t, f.sessions(SessionQuery{Scenario: "other", Key: &Key{"txn", []byte("t3")}}), nil)
+		equal(t, f.sessions(SessionQuery{Open: true, Watermark: 18}), []int{10, 9})
 
 		// A change replaces keys, hits and user; a tombstone takes all away.
 		x := session(4, 11)
@@ -296,6 +300,17 @@ func TestReports(t *testing.T) {
 		equal(t, list(CellQuery{Where: []Dimension{{"game", []byte("a")}, {"channel", nil}}}), want[:2])
 		equal(t, list(CellQuery{Where: []Dimension{{"channel", []byte("a")}}}), nil)
 
+		span := func(report string) []event.Micros {
+			first, last, ok, err := f.ReportSpan(t.Context(), f.scope(), report)
+			must(t, err)
+			if !ok {
+				return nil
+			}
+			return []event.Micros{first, last}
+		}
+		equal(t, span("funnel"), []event.Micros{0, 60})
+		equal(t, span("none"), nil)
+
 		// Each range shows the windows that start in it.
 		other := get(f.CreateGeneration(t.Context(), job, "2", "live"))(t)
 		f.write(f.own(other.ID, 0), Batch{Cells: []Cell{cell(1, 0, "z", 7), cell(2, 60, "z", 8)}})
@@ -341,6 +356,9 @@ func TestExceptions(t *testing.T) {
 		other := get(f.CreateGeneration(t.Context(), job, "2", "live"))(t)
 		must(t, second(f.Switch(t.Context(), SwitchRequest{Job: job, RequestID: "r", ExpectedEpoch: 1, Assignments: []Assignment{{20, event.MaxTime, other.ID}}})))
 		equal(t, list(ExceptionQuery{Kind: Rejected}), nil)
+		equal(t, get(f.CountExceptions(t.Context(), job, 0, Rejected))(t), []ExceptionCount{})
+		equal(t, get(f.CountExceptions(t.Context(), job, 0, Late))(t), []ExceptionCount{{"orders", "", 1}})
+		equal(t, get(f.CountExceptions(t.Context(), job, f.owner.Generation, Rejected))(t), []ExceptionCount{{"orders", "syntax", 1}})
 		equal(t, list(ExceptionQuery{Kind: Late}), []int64{1})
 	})
 }

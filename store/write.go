@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/weftdata/weft/event"
 )
 
 // Write applies a batch in one transaction, all of it or nothing. A batch may come again, as after a lost answer: what
@@ -37,10 +39,23 @@ func (s *Store) apply(ctx context.Context, c *changeTx, o Owner, rows *staged) e
 		scripts = append(scripts, schemaText(part.merge, "{g}", c.suffix, "{generation}", fmt.Sprint(o.Generation),
 			"{shard}", fmt.Sprint(o.Shard), "{epoch}", fmt.Sprint(o.Epoch)))
 	}
+	if m := rows.mark; m != nil {
+		scripts = append(scripts, schemaText("merge_progress", "{generation}", fmt.Sprint(o.Generation), "{shard}", fmt.Sprint(o.Shard),
+			"{epoch}", fmt.Sprint(o.Epoch), "{seq}", fmt.Sprint(m.Seq), "{watermark}", number(m.Watermark),
+			"{settle}", number(m.Settle), "{span}", number(m.MaxSpan), "{written}", fmt.Sprint(s.now().UnixMicro())))
+	}
 	if err := s.hold(ctx, c.tables, o); err != nil {
 		return err
 	}
 	return c.script(ctx, strings.Join(scripts, "\n"))
+}
+
+// number is a literal of SQL. The least one has none: its digits are parsed before its sign.
+func number(n event.Micros) string {
+	if n == event.MinTime {
+		return fmt.Sprintf("(%d - 1)", n+1)
+	}
+	return fmt.Sprint(int64(n))
 }
 
 // stagedPart is what one script of the schema merges.

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
+	"sync"
 
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
@@ -16,7 +18,7 @@ import (
 // A checkpoint is a manifest that names files of state. The manifest is replaced as a whole, and only by who read or wrote
 // it last; docs/formats/checkpoint.md describes it.
 
-const manifestVersion = 1
+const manifestVersion = 2
 
 // manifest is the truth about a shard.
 type manifest struct {
@@ -29,7 +31,9 @@ type manifest struct {
 	StateEpoch uint64           `json:"stateEpoch"` // of the run that the state is of
 	Watermark  int64            `json:"watermark"`
 	Partitions []partitionState `json:"partitions"`
-	Files      []stateFile      `json:"files"` // a snapshot and the deltas after it
+	Groups     *groupsState     `json:"groups,omitempty"` // of one of several shards
+	Files      []stateFile      `json:"files"`            // parts of the state, in order, that restore it
+	Spill      *spillState      `json:"spill,omitempty"`  // components that are not in memory
 }
 
 type partitionState struct {
@@ -41,16 +45,13 @@ type partitionState struct {
 	State    uint8  `json:"state"`
 }
 
-// stateFile is a snapshot or delta of the core.
+// stateFile is a part of the core's state.
 type stateFile struct {
+	Part  uint64 `json:"part"` // its number
 	Key   string `json:"key"`
 	Bytes int    `json:"bytes"`
 	CRC   uint32 `json:"crc32c"`
 }
-
-const (
-	deltasMax = 32 // restoring reads them all
-)
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -68,43 +69,73 @@ func (c *checkpoints) key() string { return c.prefix + "manifest.json" }
 
 // load reads the last checkpoint and its state. found is false where the shard never had one.
 func (c *checkpoints) load(ctx context.Context, cfg correlate.Config) (core *correlate.Core, found bool, err error) {
-	data, etag, err := c.objects.Get(ctx, c.key())
-	if errors.Is(err, ErrNoObject) {
-		core, err = correlate.New(cfg)
-		return core, false, err
-	}
+	found, err = c.read(ctx)
 	if err != nil {
-		return nil, false, fmt.Errorf("read the checkpoint's manifest: %w", err)
+		return nil, false, err
 	}
-	c.current = manifest{}
-	if err := json.Unmarshal(data, &c.current); err != nil {
-		return nil, false, fmt.Errorf("read the checkpoint's manifest %s: %w", c.key(), err)
-	}
-	if c.current.Version != manifestVersion {
-		return nil, false, fmt.Errorf("the checkpoint's manifest has version %d, this engine reads %d", c.current.Version, manifestVersion)
-	}
-	c.etag = etag
-	var chain [][]byte
-	for _, f := range c.current.Files {
-		data, _, err := c.objects.Get(ctx, f.Key)
-		if err != nil {
-			return nil, false, fmt.Errorf("read the state %s: %w", f.Key, err)
-		}
-		if len(data) != f.Bytes || crc32.Checksum(data, castagnoli) != f.CRC {
-			return nil, false, fmt.Errorf("the state %s is damaged: %d bytes with checksum %08x, expected %d with %08x",
-				f.Key, len(data), crc32.Checksum(data, castagnoli), f.Bytes, f.CRC)
-		}
-		chain = append(chain, data)
-	}
-	if len(chain) == 0 {
+	if len(c.current.Files) == 0 {
 		core, err = correlate.New(cfg)
-		return core, true, err
+		return core, found, err
 	}
-	core, err = correlate.Restore(cfg, chain[0], chain[1:]...)
+	chain, err := c.chain(ctx, c.current.Files)
+	if err != nil {
+		return nil, false, err
+	}
+	core, err = correlate.Restore(cfg, chain...)
 	if err != nil {
 		return nil, false, fmt.Errorf("restore checkpoint %d: %w", c.current.Number, err)
 	}
 	return core, true, nil
+}
+
+// read reads the manifest. found is false where there is none yet.
+func (c *checkpoints) read(ctx context.Context) (found bool, err error) {
+	data, etag, err := c.objects.Get(ctx, c.key())
+	if errors.Is(err, ErrNoObject) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the manifest %s: %w", c.key(), err)
+	}
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return false, fmt.Errorf("read the manifest %s: %w", c.key(), err)
+	}
+	if m.Version != manifestVersion {
+		return false, fmt.Errorf("the manifest %s has version %d, this engine reads %d", c.key(), m.Version, manifestVersion)
+	}
+	c.current, c.etag = m, etag
+	return true, nil
+}
+
+const readsMax = 8 // files of state that are read at a time
+
+// chain reads files of state, in their order.
+func (c *checkpoints) chain(ctx context.Context, files []stateFile) (list [][]byte, err error) {
+	list, errs := make([][]byte, len(files)), make([]error, len(files))
+	var readers sync.WaitGroup
+	turns := make(chan struct{}, readsMax)
+	for i, f := range files {
+		turns <- struct{}{}
+		readers.Go(func() {
+			defer func() { <-turns }()
+			data, _, err := c.objects.Get(ctx, f.Key)
+			if err != nil {
+				errs[i] = fmt.Errorf("read the state %s: %w", f.Key, err)
+			} else if len(data) != f.Bytes || crc32.Checksum(data, castagnoli) != f.CRC {
+				errs[i] = fmt.Errorf("the state %s is damaged: %d bytes with checksum %08x, expected %d with %08x",
+					f.Key, len(data), crc32.Checksum(data, castagnoli), f.Bytes, f.CRC)
+			}
+			list[i] = data
+		})
+	}
+	readers.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 // newNonce returns what tells one write of a manifest from all others, its own repetitions excepted.
@@ -141,22 +172,48 @@ func (c *checkpoints) put(ctx context.Context, m manifest) error {
 	return nil
 }
 
-// file describes state, under a name that no other checkpoint has.
-func (c *checkpoints) file(m *manifest, state []byte) stateFile {
-	return stateFile{
-		Key:   fmt.Sprintf("%sstate-%016x-%016x", c.prefix, m.Epoch, m.Number),
-		Bytes: len(state), CRC: crc32.Checksum(state, castagnoli),
+// files lists what restores a core, whose last part is state: of the files that the manifest names now those that are
+// needed, and state under a name that no other checkpoint has.
+func (c *checkpoints) files(core *correlate.Core, m *manifest, state []byte) (files []stateFile) {
+	for _, f := range c.current.Files {
+		if f.Part >= core.NeededPart() {
+			files = append(files, f)
+		}
 	}
+	return append(files, stateFile{
+		Part: core.PartNumber(), Key: fmt.Sprintf("%sstate-%016x-%016x", c.prefix, m.Epoch, m.Number),
+		Bytes: len(state), CRC: crc32.Checksum(state, castagnoli),
+	})
 }
 
-// save stores the last of m's files and makes m the checkpoint. It may be tried again.
-func (c *checkpoints) save(ctx context.Context, m manifest, state []byte) error {
+// upload stores the last of m's files. It may be tried again.
+func (c *checkpoints) upload(ctx context.Context, m manifest, state []byte) error {
 	key := m.Files[len(m.Files)-1].Key
 	// A try whose reply was lost has written just these bytes under this name.
 	if _, err := c.objects.Put(ctx, key, state, ""); err != nil && !errors.Is(err, ErrChanged) {
 		return fmt.Errorf("write the state %s: %w", key, err)
 	}
-	return c.put(ctx, m)
+	return nil
+}
+
+// superseded lists the files that the manifest names now and m does not.
+func (c *checkpoints) superseded(m manifest) (keys []string) {
+	for _, f := range c.current.Files {
+		if f.Part < m.Files[0].Part {
+			keys = append(keys, f.Key)
+		}
+	}
+	named := m.Spill.keys()
+	return append(keys, slices.DeleteFunc(c.current.Spill.keys(), func(key string) bool { return slices.Contains(named, key) })...)
+}
+
+func (c *checkpoints) delete(ctx context.Context, keys []string) error {
+	for _, key := range keys {
+		if err := c.objects.Delete(ctx, key); err != nil {
+			return fmt.Errorf("delete the old state %s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // sweep deletes state that the manifest does not name. Only who has claimed the manifest may do that, and saves nothing
@@ -165,37 +222,24 @@ func (c *checkpoints) save(ctx context.Context, m manifest, state []byte) error 
 // A run that does not know yet that it is fenced may sweep late. So it leaves what is of a later epoch; and the run after it
 // started from the same manifest, so it names nothing older that this one does not.
 func (c *checkpoints) sweep(ctx context.Context) error {
-	later := fmt.Sprintf("%sstate-%016x-", c.prefix, c.current.Epoch+1)
 	named := map[string]bool{}
 	for _, f := range c.current.Files {
 		named[f.Key] = true
 	}
-	keys, err := c.objects.List(ctx, c.prefix+"state-")
-	if err != nil {
-		return fmt.Errorf("list the state: %w", err)
+	for _, key := range c.current.Spill.keys() {
+		named[key] = true
 	}
-	for _, key := range keys {
-		if named[key] || key >= later {
-			continue
+	for _, kind := range []string{"state-", "spill-"} {
+		later := fmt.Sprintf("%s%s%016x-", c.prefix, kind, c.current.Epoch+1)
+		keys, err := c.objects.List(ctx, c.prefix+kind)
+		if err != nil {
+			return fmt.Errorf("list the state: %w", err)
 		}
-		if err := c.objects.Delete(ctx, key); err != nil {
-			return fmt.Errorf("delete the old state %s: %w", key, err)
+		if err := c.delete(ctx, slices.DeleteFunc(keys, func(key string) bool { return named[key] || key >= later })); err != nil {
+			return err
 		}
 	}
 	return nil
-}
-
-// wholeIsDue tells whether the next checkpoint should be a snapshot: when the deltas are many, or as large as it.
-func (c *checkpoints) wholeIsDue() bool {
-	files := c.current.Files
-	if len(files) == 0 || len(files) > deltasMax {
-		return true
-	}
-	deltas := 0
-	for _, f := range files[1:] {
-		deltas += f.Bytes
-	}
-	return deltas > files[0].Bytes+1<<20
 }
 
 // restoreWatermark continues a watermark over the partitions, in their order.

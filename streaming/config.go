@@ -43,8 +43,9 @@ type Log interface {
 type Sink interface {
 	// TakeEpoch starts a new epoch: from then on the sink takes changes of no earlier one.
 	TakeEpoch(ctx context.Context) (epoch uint64, err error)
-	// Write stores changes in one transaction. Writing them again changes nothing. It fails with ErrFenced where a later
-	// epoch has started.
+	// Write stores changes and the watermark, the latter also where there are no changes. Writing them again changes nothing.
+	// It fails with ErrFenced where a later epoch has started. Writes come one after another, but from another goroutine than
+	// the other calls.
 	Write(ctx context.Context, epoch uint64, c *Changes) error
 	// After returns the sessions, tombstones included, and the report cells whose last change is later than at, and
 	// forgets late events that were written later. It fails with ErrFenced where a later epoch than epoch has started:
@@ -81,6 +82,7 @@ type Config struct {
 	Log        Log
 	Sink       Sink
 	Objects    Objects
+	Groups     *Groups // one of several shards; Partitions are those of all sources then, the same for all. nil: the only shard
 
 	FlushEvery      time.Duration // between two writes of changes; default 100 ms
 	CheckpointEvery time.Duration // default 10 s
@@ -88,6 +90,14 @@ type Config struct {
 	FetchWait       time.Duration // default 500 ms
 	RetryFor        time.Duration // how long an error that may pass is tried again; default 1 min
 	StopWithin      time.Duration // for the last checkpoint; default 20 s
+	// MemoryBytes bounds the state in memory: past it, what is settled goes to files below SpillDir, and comes back when an event
+	// could link to it. The bound holds within a half; a process needs about as much again. 0: no bound. SpillDir is needed
+	// also without a bound where the last checkpoint has such files; a run deletes what it left there, and what runs before it
+	// did.
+	MemoryBytes int64
+	SpillDir    string
+
+	PendingMax int // changes that wait for the sink before input waits too; default 131,072
 
 	Retryable func(error) bool // tells errors that may pass; default: none
 	Progress  func(Status)     // called whenever the loop got on; may be nil
@@ -112,6 +122,9 @@ func (c *Config) Validate() error {
 		need(c.Job == nil || p.Source >= 0 && p.Source < len(c.Job.Spec.Sources), fmt.Sprintf("partition %s: no source %d", p, p.Source))
 		seen[p] = true
 	}
+	if c.Groups != nil {
+		errs = append(errs, c.Groups.validate(c))
+	}
 	fill := func(d *time.Duration, value time.Duration) {
 		if *d == 0 {
 			*d = value
@@ -127,6 +140,12 @@ func (c *Config) Validate() error {
 		c.FetchBytes = 256 << 10
 	}
 	need(c.FetchBytes > 0, "the bytes of a fetch are negative")
+	if c.PendingMax == 0 {
+		c.PendingMax = 1 << 17
+	}
+	need(c.MemoryBytes >= 0, "the bound of memory is negative")
+	need(c.MemoryBytes == 0 || c.SpillDir != "", "no folder for what does not fit the memory")
+	need(c.PendingMax > 0, "the bound of pending changes is negative")
 	if c.Retryable == nil {
 		c.Retryable = func(error) bool { return false }
 	}
@@ -153,6 +172,7 @@ type Status struct {
 	Sources    []SourceStatus // by number in the spec
 	Partitions []PartitionStatus
 	Saved      CheckpointStatus
+	Spill      SpillStatus
 	Latency    Histogram // from a record's timestamp until its results can be read in the sink, by record
 }
 
@@ -165,7 +185,7 @@ type SourceStatus struct {
 // PartitionStatus is how far the reading of a partition is.
 type PartitionStatus struct {
 	Partition
-	Next, End int64 // offset to go on at; end of the partition when it was last read
+	Next, End int64 // offset to go on at; end of the partition when it was last read. One of the groups topic has source -1
 }
 
 // CheckpointStatus describes the checkpoints of a run.

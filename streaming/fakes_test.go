@@ -31,6 +31,11 @@ type world struct {
 	objects map[string]object
 	etags   int
 
+	slow  func() time.Duration // how long the sink takes before it writes, and then to answer; nil: no time
+	busy  int                  // writes that are under way
+	marks int                  // writes of nothing but a watermark
+	mark  event.Micros         // of the last write
+
 	epoch uint64
 	rows  map[correlate.ID]storedRow
 	cells map[string]storedCell
@@ -159,16 +164,41 @@ func (h *handle) TakeEpoch(ctx context.Context) (epoch uint64, err error) {
 	return epoch, err
 }
 
+func (w *world) under(n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.busy += n
+}
+
+// wait lets virtual time pass.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
+}
+
+// Write stores copies: what it is given is used again.
 func (h *handle) Write(ctx context.Context, epoch uint64, c *Changes) error {
+	h.w.under(1)
+	defer h.w.under(-1)
+	if h.w.slow != nil {
+		wait(ctx, h.w.slow())
+		defer func() { wait(ctx, h.w.slow()) }()
+	}
 	return h.do(ctx, func() error {
 		w := h.w
 		if epoch != w.epoch {
 			return ErrFenced
 		}
+		if c.empty() {
+			w.marks++
+		}
+		w.mark = c.Watermark
 		newer := func(e, s, seq uint64) bool { return epoch > e || epoch == e && seq >= s }
 		for _, s := range c.Sessions {
 			if was, ok := w.rows[s.Row.ID]; !ok || newer(was.epoch, was.seq, s.Seq) {
-				w.rows[s.Row.ID] = storedRow{epoch, s.Seq, false, s.Row}
+				w.rows[s.Row.ID] = storedRow{epoch, s.Seq, false, cloneRow(s.Row)}
 			}
 		}
 		for _, g := range c.Gone {
@@ -179,17 +209,39 @@ func (h *handle) Write(ctx context.Context, epoch uint64, c *Changes) error {
 		for _, c := range c.Cells {
 			k := cellKey(&c.Cell)
 			if was, ok := w.cells[k]; !ok || newer(was.epoch, was.seq, c.Seq) {
-				w.cells[k] = storedCell{epoch, c.Seq, c.Cell}
+				w.cells[k] = storedCell{epoch, c.Seq, cloneCell(c.Cell)}
 			}
 		}
 		for _, x := range c.LateEvents {
+			x.Raw = slices.Clone(x.Raw)
 			w.late[fmt.Sprintf("%d/%d/%d/%d", x.Source, x.Partition, x.Offset, x.Index)] = lateRow{epoch, c.Last, x}
 		}
 		for _, x := range c.Rejects {
+			x.Raw = slices.Clone(x.Raw)
 			w.bad[fmt.Sprintf("%d/%d/%d", x.Source, x.Partition, x.Offset)] = x
 		}
 		return nil
 	})
+}
+
+func cloneRow(r correlate.Row) correlate.Row {
+	r.Keys, r.Fields = slices.Clone(r.Keys), slices.Clone(r.Fields)
+	for i := range r.Keys {
+		r.Keys[i].Value = slices.Clone(r.Keys[i].Value)
+	}
+	for i := range r.Fields {
+		r.Fields[i].Text = slices.Clone(r.Fields[i].Text)
+	}
+	r.Hits, r.Events, r.StepNames = slices.Clone(r.Hits), slices.Clone(r.Events), slices.Clone(r.StepNames)
+	return r
+}
+
+func cloneCell(c correlate.Cell) correlate.Cell {
+	c.By, c.Measures = slices.Clone(c.By), slices.Clone(c.Measures)
+	for i := range c.By {
+		c.By[i] = slices.Clone(c.By[i])
+	}
+	return c
 }
 
 func cellKey(c *correlate.Cell) string {

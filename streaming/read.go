@@ -16,7 +16,47 @@ type message struct {
 	batch     event.Batch
 	next, end int64
 	idle      bool
+	newest    event.Micros // to where the events move the partition's watermark; MinTime: nowhere
+	bytes     int64        // of the records
+	ages      []age
+	routed    *routed       // of a source partition that is repartitioned
+	arrived   *arrived      // of the groups topic
 	free      chan *message // takes the message back
+}
+
+// ageShift makes ages that differ by less than a 64th of an age, or a millisecond, one.
+const ageShift = 6
+
+// describe sums up what the loop needs to know of the records, so that it does not have to look at them.
+func (m *message) describe(now time.Time, ahead event.Micros) {
+	m.newest, m.bytes, m.ages = event.MinTime, 0, m.ages[:0]
+	b := &m.batch
+	var like event.Micros
+	for i := range b.Records {
+		r := &b.Records[i]
+		m.bytes += int64(r.Len)
+		if r.Timestamp <= 0 { // the broker gave none
+			continue
+		}
+		if n := len(m.ages); n > 0 && r.Timestamp-m.ages[n-1].at < like && m.ages[n-1].at-r.Timestamp < like {
+			m.ages[n-1].n++
+			continue
+		}
+		like = max(1000, (event.Micros(now.UnixMicro())-r.Timestamp)>>ageShift)
+		m.ages = append(m.ages, age{r.Timestamp, 1})
+	}
+	k := 0 // events stand in the order of their records
+	for i := range b.Events {
+		e := &b.Events[i]
+		for k < len(b.Records) && (b.Records[k].Offset != e.Offset || b.Records[k].Partition != e.Partition || b.Records[k].Source != e.Source) {
+			k++
+		}
+		at := e.Time
+		if k < len(b.Records) && b.Records[k].Timestamp != event.MinTime {
+			at = min(at, b.Records[k].Timestamp+ahead)
+		}
+		m.newest = max(m.newest, at)
+	}
 }
 
 // batchesAhead is how many batches a partition's reader may be ahead. It bounds memory, and is the backpressure: a reader
@@ -26,6 +66,9 @@ const batchesAhead = 2
 // read starts a reader for every partition. Within a partition batches come in order. done is closed when all readers
 // have ended; a reader's error cancels ctx.
 func (s *shard) read(ctx context.Context, cancel func(error)) (in chan *message, done chan struct{}, err error) {
+	if s.inlet != nil {
+		return s.readGroups(ctx, cancel)
+	}
 	in, done = make(chan *message), make(chan struct{})
 	var readers sync.WaitGroup
 	var decoders []*operator.Decoder
@@ -37,10 +80,12 @@ func (s *shard) read(ctx context.Context, cancel func(error)) (in chan *message,
 		decoders = append(decoders, d)
 	}
 	for i, p := range s.cfg.Partitions {
-		r := &reader{s: s, number: i, p: p, next: s.next[i], empty: s.empty[i], decoder: decoders[i], out: in, free: make(chan *message, batchesAhead)}
-		for range batchesAhead {
-			r.free <- &message{partition: i, free: r.free}
+		r := s.newReader(p, s.next[i], in, func(free chan *message) *message { return &message{partition: i, free: free} })
+		r.empty = s.empty[i]
+		r.fetch = func(ctx context.Context, next int64, m *message) (int64, int64, error) {
+			return s.cfg.Log.Fetch(ctx, p, next, &m.batch, s.cfg.FetchBytes, s.cfg.FetchWait)
 		}
+		r.decode = func(m *message) { decoders[i].Decode(&m.batch) }
 		readers.Go(func() {
 			if err := r.run(ctx); err != nil {
 				cancel(fmt.Errorf("read %s: %w", p, err))
@@ -53,14 +98,24 @@ func (s *shard) read(ctx context.Context, cancel func(error)) (in chan *message,
 
 // reader fetches and decodes one partition.
 type reader struct {
-	s       *shard
-	number  int
-	p       Partition
-	next    int64
-	empty   bool // the partition held nothing when the run started
-	decoder *operator.Decoder
-	out     chan *message
-	free    chan *message
+	s         *shard
+	p         Partition
+	next      int64
+	empty     bool          // the partition held nothing when the run started
+	idleAfter time.Duration // negative: never
+	fetch     func(ctx context.Context, next int64, m *message) (after, end int64, err error)
+	decode    func(m *message)
+	out       chan *message
+	free      chan *message
+}
+
+// newReader returns a reader that still needs its fetch and decode.
+func (s *shard) newReader(p Partition, next int64, out chan *message, fresh func(free chan *message) *message) *reader {
+	r := &reader{s: s, p: p, next: next, out: out, free: make(chan *message, batchesAhead), idleAfter: s.cfg.Job.Spec.Watermark.IdleAfter}
+	for range batchesAhead {
+		r.free <- fresh(r.free)
+	}
+	return r
 }
 
 func (r *reader) run(ctx context.Context) error {
@@ -79,7 +134,7 @@ func (r *reader) run(ctx context.Context) error {
 		var after, end int64
 		err := r.s.retry(ctx, "read "+r.p.String(), func() (err error) {
 			m.batch.Reset()
-			after, end, err = r.s.cfg.Log.Fetch(ctx, r.p, r.next, &m.batch, r.s.cfg.FetchBytes, r.s.cfg.FetchWait)
+			after, end, err = r.fetch(ctx, r.next, m)
 			return err
 		})
 		if ctx.Err() != nil {
@@ -95,7 +150,7 @@ func (r *reader) run(ctx context.Context) error {
 			if empty.IsZero() {
 				empty = now
 			}
-			idle := after >= end && (fresh || now.Sub(empty) >= r.s.cfg.Job.Spec.Watermark.IdleAfter)
+			idle := after >= end && r.idleAfter >= 0 && (fresh || now.Sub(empty) >= r.idleAfter)
 			if !idle || told {
 				r.free <- m
 				continue
@@ -103,7 +158,8 @@ func (r *reader) run(ctx context.Context) error {
 			m.idle, told = true, true
 		} else {
 			empty, told, fresh = time.Time{}, false, false
-			r.decoder.Decode(&m.batch)
+			r.decode(m)
+			m.describe(time.Now(), event.Micros(r.s.cfg.Job.Spec.Watermark.MaxAhead.Microseconds()))
 			r.next, m.next, m.end = after, after, end
 		}
 		select {

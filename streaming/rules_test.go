@@ -18,6 +18,8 @@ type stage struct {
 	w      *world
 	parts  []Partition
 	status Status
+	set    func(*Config) // changes how the shard runs; may be nil
+	handle *handle
 	cancel context.CancelFunc
 	ended  chan error
 }
@@ -28,7 +30,11 @@ func newStage(t *testing.T) *stage {
 
 // run starts the shard.
 func (s *stage) run() {
-	cfg := s.w.config(&handle{w: s.w}, testJob(s.t), s.parts)
+	s.handle = &handle{w: s.w}
+	cfg := s.w.config(s.handle, testJob(s.t), s.parts)
+	if s.set != nil {
+		s.set(&cfg)
+	}
 	cfg.Progress = func(st Status) { s.status = st }
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(s.t.Context())
@@ -44,6 +50,24 @@ func (s *stage) stop() {
 	if err := <-s.ended; err != nil {
 		s.t.Fatalf("stop: %v", err)
 	}
+}
+
+// kill ends the shard so that it can write nothing more.
+func (s *stage) kill() {
+	s.handle.kill()
+	s.cancel()
+	<-s.ended
+}
+
+// again repeats the last record of a partition: the same identity at a new offset.
+func (s *stage) again(p Partition) {
+	p.Source = 0
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	list := s.w.topics[p]
+	r := list[len(list)-1]
+	r.record.Timestamp = event.Micros(time.Now().UnixMicro())
+	s.w.topics[p] = append(list, r)
 }
 
 // put writes a record now, with an event time so far from now.

@@ -213,7 +213,8 @@ func testPartitions() []Partition {
 }
 
 // TestChaos kills runs at random moments, pauses some so that they come back as zombies, and lets calls fail before or
-// after they took place. Every run has other sizes of batches. The tables at the end are as if nothing had happened.
+// after they took place. The sink answers at once, slowly, or so slowly that it is always the one to wait for. Every run has
+// other sizes of batches. The tables at the end are as if nothing had happened.
 func TestChaos(t *testing.T) {
 	seeds := []uint64{1, 2, 3, 4, 5, 6, 7, 8, uint64(time.Now().UnixNano())}
 	if *seedFlag != 0 {
@@ -232,16 +233,26 @@ func chaos(t *testing.T, seed uint64) {
 	w := newWorld(t)
 	w.faults, w.until = rand.New(rand.NewPCG(seed, 3)), time.Now().Add(9*time.Minute)
 	partitions := testPartitions()
+	if most := []int{0, 100, 3000}[seed%3]; most > 0 {
+		pace := rand.New(rand.NewPCG(seed, 5))
+		w.slow = func() time.Duration {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return time.Duration(pace.IntN(most)) * time.Millisecond
+		}
+	}
 	producer := rand.New(rand.NewPCG(seed, 4))
 	go w.produce(producer, partitions, 1500, 8*time.Minute)
 
-	kills := 0
+	kills, within := 0, 0 // of them while a write was under way
 	for begin := time.Now(); time.Since(begin) < 10*time.Minute; {
 		h := &handle{w: w}
 		cfg := w.config(h, job, partitions)
 		cfg.FetchBytes = 50 + r.IntN(2000)
 		cfg.FlushEvery = time.Duration(10+r.IntN(500)) * time.Millisecond
 		cfg.CheckpointEvery = time.Duration(200+r.IntN(8000)) * time.Millisecond
+		cfg.PendingMax = 1 + r.IntN(200)
+		busy := func() int { w.mu.Lock(); defer w.mu.Unlock(); return w.busy }
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- Run(ctx, cfg) }()
@@ -255,6 +266,15 @@ func chaos(t *testing.T, seed uint64) {
 		case 1: // paused: it goes on beside the run after it, and must be fenced
 			go func() { <-ended; cancel() }()
 		default:
+			for range r.IntN(2) * 1000 { // half of the kills come while a write is under way
+				if busy() > 0 {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if busy() > 0 {
+				within++
+			}
 			h.kill()
 			kills++
 			<-ended
@@ -272,9 +292,16 @@ func chaos(t *testing.T, seed uint64) {
 		t.Fatalf("the last run: %v", err)
 	}
 	synctest.Wait()
-	t.Logf("seed %d: %d kills, %d epochs, %d rows, %d late, %d rejects, %d objects", seed, kills, w.epoch, len(w.rows), len(w.late), len(w.bad), len(w.objects))
+	t.Logf("seed %d: %d kills, %d within a write, %d epochs, %d rows, %d late, %d rejects, %d objects, %d writes of a watermark alone",
+		seed, kills, within, w.epoch, len(w.rows), len(w.late), len(w.bad), len(w.objects), w.marks)
 	w.compare(job, partitions)
 	if len(w.late) == 0 || len(w.bad) == 0 {
 		t.Error("no late events or no rejects: the test does not test them")
+	}
+	if w.slow != nil && within == 0 {
+		t.Error("no run was killed within a write")
+	}
+	if len(w.objects) > 66 { // a manifest, 64 parts, and one that a run left before it was killed
+		t.Errorf("%d objects are left", len(w.objects))
 	}
 }

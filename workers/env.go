@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
+
+	"go.temporal.io/sdk/client"
 
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/objstore"
@@ -30,13 +33,14 @@ func OpenEnv(ctx context.Context, at stack.Addresses, need ...stack.Server) (e *
 		}
 	}()
 	if slices.Contains(need, stack.Kafka) {
-		if e.Kafka, err = kafka.New(kafka.Config{Brokers: kafka.ParseBrokers(at.Kafka)}); err != nil {
+		if e.Kafka, err = OpenKafka(at, kafka.Config{}); err != nil {
 			return e, err
 		}
 	}
 	if slices.Contains(need, stack.S3) {
 		s3, err := objstore.Open(objstore.Config{
-			Endpoint: at.S3, Bucket: at.S3Bucket, AccessKey: at.S3AccessKey, SecretKey: objstore.Secret(at.S3SecretKey),
+			Endpoint: at.S3, Bucket: at.S3Bucket, CAFile: at.S3CAFile,
+			AccessKey: at.S3AccessKey, SecretKey: objstore.Secret(at.S3SecretKey),
 		})
 		if err != nil {
 			return e, err
@@ -52,6 +56,30 @@ func OpenEnv(ctx context.Context, at stack.Addresses, need ...stack.Server) (e *
 		}
 	}
 	return e, nil
+}
+
+// OpenKafka returns a client of the brokers of a stack, with their TLS and credentials. What cfg says beside these holds.
+// It connects when it has something to ask.
+func OpenKafka(at stack.Addresses, cfg kafka.Config) (*kafka.Client, error) {
+	cfg.Brokers = kafka.ParseBrokers(at.Kafka)
+	cfg.SASL = kafka.SASL{Mechanism: strings.ToLower(at.KafkaSASL), User: at.KafkaUser, Password: kafka.Secret(at.KafkaPassword)}
+	var err error
+	if cfg.TLS, err = at.KafkaTLS.Config(); err != nil {
+		return nil, &kafka.Error{Op: "connect to Kafka", Class: kafka.User, Err: err}
+	}
+	return kafka.New(cfg)
+}
+
+// secureTemporal adds TLS and an API key to the options of a client. A key is never sent over a plain connection, so it
+// implies TLS.
+func secureTemporal(at stack.Addresses, o *client.Options) error {
+	if at.TemporalAPIKey != "" {
+		at.TemporalTLS.On = true
+		o.Credentials = client.NewAPIKeyStaticCredentials(string(at.TemporalAPIKey))
+	}
+	var err error
+	o.ConnectionOptions.TLS, err = at.TemporalTLS.Config()
+	return err
 }
 
 // Close closes all connections.

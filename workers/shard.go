@@ -108,6 +108,11 @@ func (l *Log) Bounds(ctx context.Context, p streaming.Partition) (first, end int
 
 // Fetch reads from an offset on. How long it waits at the end is the client's MaxWait.
 func (l *Log) Fetch(ctx context.Context, p streaming.Partition, next int64, b *event.Batch, maxBytes int, _ time.Duration) (after, end int64, err error) {
+	return l.read(ctx, p, next, func(f *kafka.Fetcher) (kafka.Fetched, error) { return f.Fetch(ctx, b, uint16(p.Source), maxBytes) })
+}
+
+// read reads once from an offset on.
+func (l *Log) read(ctx context.Context, p streaming.Partition, next int64, fetch func(*kafka.Fetcher) (kafka.Fetched, error)) (after, end int64, err error) {
 	t, err := l.topic(ctx, p.Topic)
 	if err != nil {
 		return next, next, err
@@ -122,7 +127,7 @@ func (l *Log) Fetch(ctx context.Context, p streaming.Partition, next int64, b *e
 		l.fetchers[p] = f
 	}
 	l.mu.Unlock()
-	got, err := f.Fetch(ctx, b, uint16(p.Source), maxBytes)
+	got, err := fetch(f.Fetcher)
 	if err != nil && got.Records == 0 {
 		f.next = -1 // so that the next try starts anew where the caller is
 		switch {
@@ -246,6 +251,9 @@ func (s *Sink) Write(ctx context.Context, epoch uint64, c *streaming.Changes) er
 			s.batch.Exceptions = append(s.batch.Exceptions, e)
 		}
 	}
+	// What is split is whole with its last part: only then has the shard got so far.
+	session := &s.job.Config.Session
+	s.batch.Progress = &store.Mark{Seq: c.Last, Watermark: c.Watermark, Settle: session.Settle, MaxSpan: session.MaxSpan}
 	return s.put(ctx, epoch)
 }
 

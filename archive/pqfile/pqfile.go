@@ -26,7 +26,7 @@ const (
 // File is an open Parquet file.
 type File struct {
 	*parquet.File
-	file *os.File
+	file io.ReaderAt
 }
 
 // Open opens a file. Errors name the file and what is wrong with it.
@@ -35,33 +35,43 @@ func Open(path string) (*File, error) {
 	if err != nil {
 		return nil, err // names the operation and the path
 	}
-	p, err := open(f)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("read %s: %w", path, err), f.Close())
+	info, err := f.Stat()
+	if err == nil && info.IsDir() {
+		err = fmt.Errorf("read %s: is a folder; expected a Parquet file", path)
 	}
-	return &File{p, f}, nil
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	p, err := OpenAt(path, f, info.Size())
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return p, nil
 }
 
-func open(f *os.File) (p *parquet.File, err error) {
-	info, err := f.Stat()
+// OpenAt opens a file of size bytes that r reads. If r is an io.Closer, Close closes it. The name is for errors.
+func OpenAt(name string, r io.ReaderAt, size int64) (*File, error) {
+	f := &File{file: r}
+	err := checkFooter(r, size)
+	if err == nil {
+		err = Guard(func() (err error) {
+			f.File, err = parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
+			return err
+		})
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	if info.IsDir() {
-		return nil, errors.New("is a folder; expected a Parquet file")
-	}
-	if err := checkFooter(f, info.Size()); err != nil {
-		return nil, err
-	}
-	err = Guard(func() error {
-		p, err = parquet.OpenFile(f, info.Size(), parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
-		return err
-	})
-	return p, err
+	return f, nil
 }
 
 // Close closes the file.
-func (f *File) Close() error { return f.file.Close() }
+func (f *File) Close() error {
+	if c, ok := f.file.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
 
 // Guard runs what calls the library on data of the file, and returns its panic as an error.
 func Guard(run func() error) (err error) {

@@ -91,9 +91,18 @@ func noteStart(command *cobra.Command, started *bool) {
 func newRootCommand() *cobra.Command {
 	root := newGroup("weft", "Correlate scattered records into business sessions, live and for the past",
 		"  weft spec check payments.yaml\n  weft spec explain payments.yaml",
+		newLoadCommand(),
+		newJobCommand(),
 		newProduceCommand(),
+		newRejectsCommand(),
 		newReplayCommand(),
+		newReportsCommand(),
+		newSessionsCommand(),
+		newSetupCommand(),
 		newSpecCommand(),
+		newUsersCommand(),
+		newVerifyCommand(),
+		newWorkerCommand(),
 		newGenCommand(),
 	)
 	root.Version = version()

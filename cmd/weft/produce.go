@@ -24,6 +24,7 @@ import (
 	"github.com/weftdata/weft/lines"
 	"github.com/weftdata/weft/operator"
 	"github.com/weftdata/weft/stack"
+	"github.com/weftdata/weft/workers"
 )
 
 func newProduceCommand() *cobra.Command {
@@ -44,7 +45,7 @@ func newProduceCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&f.spec, "spec", "", "job spec")
 	c.Flags().StringArrayVar(&f.inputs, "input", nil, "records of a source, as SOURCE=PATH; once for each source")
-	c.Flags().StringVar(&f.kafka, "kafka", "", "brokers, as host:port,host:port (default $WEFT_KAFKA, or the running stack's)")
+	addKafkaFlags(c.Flags(), &f.at)
 	c.Flags().Int32Var(&f.partitions, "partitions", 4, "partitions of topics that do not exist yet")
 	c.Flags().StringVar(&f.rate, "rate", "", "records per second of all sources together, such as 5000/s")
 	c.Flags().StringVar(&f.speed, "speed", "", "times real time by event time: 1 is live, 3600 plays an hour a second")
@@ -55,10 +56,11 @@ func newProduceCommand() *cobra.Command {
 }
 
 type produceFlags struct {
-	spec, kafka, rate, speed string
-	inputs                   []string
-	partitions               int32
-	json, quiet              bool
+	at                stack.Addresses
+	spec, rate, speed string
+	inputs            []string
+	partitions        int32
+	json, quiet       bool
 }
 
 // finishTimeout bounds the wait for acknowledgements after an interrupt.
@@ -79,11 +81,11 @@ func (f *produceFlags) run(c *cobra.Command) (err error) {
 	}
 	p := &play{tracks: tracks, pace: pace, bar: newProgressBar(c.ErrOrStderr(), f.quiet)}
 	defer func() { err = errors.Join(err, p.close()) }()
-	found, err := stack.Find(stack.Addresses{Kafka: f.kafka}, stack.Kafka)
+	found, err := stack.Find(f.at, stack.Kafka)
 	if err != nil {
 		return err
 	}
-	client, err := kafka.New(kafka.Config{Brokers: kafka.ParseBrokers(found.Kafka)})
+	client, err := workers.OpenKafka(found, kafka.Config{})
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}

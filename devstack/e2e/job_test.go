@@ -1,0 +1,198 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weftdata/weft/stack"
+	"github.com/weftdata/weft/store"
+)
+
+// outage is longer than Temporal waits for a heartbeat: attempts that run meanwhile are given up.
+const outage = 15 * time.Second
+
+// TestJobRunsThroughKills runs a job with `weft job run` while its records are produced, kills first that process and then
+// all servers for a while, and expects one attempt of the shard afterwards, and the result of a replay.
+func TestJobRunsThroughKills(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute and a half")
+	}
+	j := newJobTest(t, 3000)
+	job := j.launch("job", j.env, j.weft, "job", "run", "--spec", j.inputs[1], "--log-format", "json")
+	produce := j.produceSlowly()
+	j.await("the shard is read", func() bool { return j.shard().Beat.Records > 0 })
+	job.kill()
+	job = j.launch("job", j.env, j.weft, "job", "run", "--spec", j.inputs[1], "--log-format", "json")
+	j.await("the job goes on in another process", func() bool { s := j.shard(); return s.Attempt > 1 && s.State == "running" && s.Beat.Records > 0 })
+
+	j.stack.kill()
+	produce.kill()
+	select {
+	case <-time.After(outage): // the outage itself
+	case <-j.ctx.Done():
+		t.Fatal(j.ctx.Err())
+	}
+	j.startServers()
+	up := time.Now()
+	j.produceSlowly()
+	j.await("the digest is that of the replay", func() bool { return j.digest() == j.want })
+	t.Logf("the digest was right %s after the servers were back", time.Since(up).Round(time.Second))
+
+	if s := j.shard(); s.State != "running" || s.Attempt == 0 {
+		t.Errorf("the shard is %+v", s)
+	}
+	if n := len(starts(t, job.log)); n != 2 {
+		t.Errorf("this process started the shard %d times: expected once at first, and once after the outage: %v", n, starts(t, job.log))
+	}
+	j.command("job", "stop", "payments", "--reason", "the test is over")
+	if list := strings.TrimSpace(string(j.command("job", "list", "--json"))); list != "" {
+		t.Errorf("after the stop these run: %s", list)
+	}
+	if err := job.signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-job.done
+	if job.err != nil {
+		t.Errorf("the process ended with %v: %s", job.err, job.tail())
+	}
+	if got := j.digest(); got != j.want {
+		t.Errorf("after the stop the digest is %s, want %s", got, j.want)
+	}
+}
+
+// jobTest is a job over servers at ports of their own, which stay the same when they are killed.
+type jobTest struct {
+	*chaos
+	ports []string // flags
+	want  string   // digests of sessions and reports
+	st    *stream
+}
+
+func newJobTest(t *testing.T, orders int) *jobTest {
+	j := &jobTest{chaos: newChaos(t, 1, 5*time.Minute)}
+	j.prepare(orders)
+	var want struct{ Digests map[string]string }
+	inputs := append([]string{"replay", "--out", "result", "--json"}, j.inputs...)
+	j.must(json.Unmarshal(run(t, j.dir, j.weft, inputs...), &want))
+	j.want = want.Digests["sessions"] + " " + want.Digests["reports"]
+	for _, name := range []string{"--temporal-port", "--kafka-port", "--s3-port"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		j.must(err)
+		j.ports = append(j.ports, name, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
+		j.must(l.Close())
+	}
+	j.startServers()
+	j.st = openStream(t, j.ctx, j.at, filepath.Join(j.dir, "pay/job.yaml"))
+	t.Cleanup(func() { _ = j.st.store.Close() }) // only read
+	return j
+}
+
+func (j *jobTest) startServers() {
+	file := filepath.Join(j.dir, "stack.json")
+	j.env = []string{"WEFT_STACK_FILE=" + file}
+	args := append([]string{"up", "--data", filepath.Join(j.dir, "stack"), "--json"}, j.ports...)
+	j.stack = j.launch("stack", j.env, j.dev, args...)
+	select {
+	case line := <-j.stack.first:
+		if json.Unmarshal([]byte(line), &j.at) != nil {
+			j.Fatalf("the servers did not start: %s", j.stack.tail())
+		}
+		var err error
+		j.at, err = stack.Read(file)
+		j.must(err)
+	case <-j.ctx.Done():
+		j.Fatalf("the servers did not start: %s", j.stack.tail())
+	}
+}
+
+// produceSlowly plays the files within about 20 s. What was played before is dropped by its identity.
+func (j *jobTest) produceSlowly() *process {
+	return j.launch("produce", j.env, j.weft, append([]string{"produce", "-q", "--partitions", "3", "--rate", "1800"}, j.inputs...)...)
+}
+
+// await waits until something is so.
+func (j *jobTest) await(what string, so func() bool) {
+	j.Helper()
+	began := time.Now()
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(90 * time.Second); !so(); {
+		select {
+		case <-tick.C:
+		case <-limit:
+			status, _ := os.ReadFile(j.stack.log)
+			j.Fatalf("after 90 s not yet: %s; shard %+v; digest %s, want %s\n%s", what, j.shard(), j.digest(), j.want, status)
+		}
+	}
+	j.Logf("%s after %s", what, time.Since(began).Round(100*time.Millisecond))
+}
+
+// shardState is what `weft job status --json` says of a shard.
+type shardState struct {
+	State   string
+	Attempt int
+	Beat    struct {
+		Records, Lag int64
+		Checkpoint   uint64
+	}
+}
+
+func (j *jobTest) shard() (s shardState) {
+	var version struct {
+		Version int
+		Runs    []shardState
+	}
+	for line := range strings.Lines(string(j.command("job", "list", "--json"))) {
+		j.must(json.Unmarshal([]byte(line), &version))
+	}
+	if version.Version == 0 {
+		return s
+	}
+	for line := range strings.Lines(string(j.command("job", "status", "payments", "--json"))) {
+		j.must(json.Unmarshal([]byte(line), &version))
+		if version.Version > 0 && len(version.Runs) > 0 {
+			s = version.Runs[0]
+		}
+	}
+	return s
+}
+
+// digest returns the digests of sessions and reports in the store.
+func (j *jobTest) digest() string {
+	ctx, cancel := context.WithTimeout(j.ctx, 20*time.Second)
+	defer cancel()
+	scope := store.Scope{Job: "payments", Generation: j.st.generation}
+	sessions, err := j.st.store.Digest(ctx, scope, 0, 0)
+	j.must(err)
+	reports, err := j.st.store.ReportDigest(ctx, scope, store.NewEncoder(&j.st.job.Config, j.st.meta), 0, 0)
+	j.must(err)
+	return sessions.String() + " " + reports.String()
+}
+
+// starts returns the epochs of the shard's runs that a process has logged.
+func starts(t *testing.T, log string) (epochs []float64) {
+	t.Helper()
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var m map[string]any
+		if json.Unmarshal([]byte(line), &m) != nil { // what it prints for people
+			continue
+		}
+		if shard, _ := m["shard"].(string); m["msg"] == "started" && strings.HasPrefix(shard, "checkpoints/") {
+			epochs = append(epochs, m["epoch"].(float64))
+		}
+	}
+	return epochs
+}
+

@@ -1,0 +1,125 @@
+package publisher
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/weftdata/weft/store"
+)
+
+// shardsEvery is how often a look is taken for shards that were not there before, and for the map where nothing else is read.
+const shardsEvery = time.Second
+
+// tail reads the changes of one shard.
+type tail struct {
+	generation int64
+	shard      int
+	live       bool
+	wait       time.Duration // of a shard that is not live
+	due        time.Time
+}
+
+// findTails lists the shards of the generations that are followed.
+func (r *run) findTails(ctx context.Context) error {
+	generations, err := r.Source.Generations(ctx, r.Job)
+	if err != nil {
+		return err
+	}
+	old := r.tails
+	r.tails = nil
+	for _, g := range generations {
+		if !serves(&r.state.Map, g.ID) {
+			continue
+		}
+		heads, err := r.Source.Shards(ctx, store.Scope{Job: r.Job, Generation: g.ID})
+		if err != nil {
+			return err
+		}
+		for _, h := range heads {
+			t := &tail{generation: g.ID, shard: h.Shard, live: g.Kind == "live", wait: r.Poll}
+			for _, o := range old {
+				if o.generation == t.generation && o.shard == t.shard {
+					t = o
+				}
+			}
+			r.tails = append(r.tails, t)
+		}
+	}
+	r.shards = time.Now()
+	return nil
+}
+
+func serves(m *store.Map, generation int64) bool {
+	for _, a := range m.Ranges {
+		if a.Generation == generation {
+			return true
+		}
+	}
+	return false
+}
+
+// follow publishes a page of each shard's changes. more is false where there are no others for now.
+func (r *run) follow(ctx context.Context) (more bool, err error) {
+	if time.Since(r.shards) >= shardsEvery {
+		m, err := r.Source.ServingMap(ctx, r.Job)
+		if err != nil {
+			return false, err
+		}
+		if m.Epoch != r.state.Map.Epoch {
+			return true, r.begin(ctx, false)
+		}
+		if err := r.findTails(ctx); err != nil {
+			return false, err
+		}
+	}
+	now := time.Now()
+	for _, t := range r.tails {
+		if now.Before(t.due) {
+			continue
+		}
+		full, switched, err := r.page(ctx, t)
+		if switched {
+			return true, r.begin(ctx, false)
+		}
+		if err != nil {
+			return false, err
+		}
+		more = more || full
+	}
+	return more, nil
+}
+
+// page publishes a page of changes. switched tells that the map is another one now; nothing was published then.
+func (r *run) page(ctx context.Context, t *tail) (full, switched bool, err error) {
+	cursor := r.state.cursor(t.generation, t.shard)
+	page, err := r.Source.Changes(ctx, store.Scope{Job: r.Job, Generation: t.generation}, t.shard, cursor.position(), store.PageRowsMax)
+	if errors.Is(err, store.ErrNoGeneration) { // dropped, so it is not served any more
+		return false, true, nil
+	}
+	if err != nil {
+		return false, false, err
+	}
+	if page.MapEpoch != r.state.Map.Epoch {
+		return false, true, nil
+	}
+	for i := range page.Items {
+		c := &page.Items[i]
+		if c.Served {
+			row := rowOf(page.MapEpoch, &c.Row, c.Deleted)
+			if err := r.put(ctx, &row); err != nil {
+				return false, false, err
+			}
+		}
+		cursor.Epoch, cursor.Seq = c.Position.Epoch, c.Position.Seq
+		r.dirty = true
+	}
+	// A page may end before its limit, so only an empty one says that there is no more.
+	if full = len(page.Items) > 0; full || t.live {
+		t.wait = r.Poll
+		return full, false, nil
+	}
+	t.due = time.Now().Add(t.wait)
+	t.wait = min(2*t.wait, r.IdlePoll)
+	return false, false, nil
+}

@@ -1,0 +1,50 @@
+package workers
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"go.temporal.io/sdk/client"
+
+	"github.com/weftdata/weft/kafka"
+	"github.com/weftdata/weft/stack"
+)
+
+func TestOpenKafkaRefuses(t *testing.T) {
+	for _, c := range []struct {
+		at   stack.Addresses
+		want string
+	}{
+		{stack.Addresses{Kafka: "k:1", KafkaTLS: stack.TLS{CAFile: "/nowhere.pem"}}, "/nowhere.pem"},
+		{stack.Addresses{Kafka: "k:1", KafkaUser: "ann", KafkaPassword: "hunter2"}, "without a SASL mechanism"},
+		{stack.Addresses{Kafka: "k:1", KafkaSASL: "gssapi", KafkaUser: "ann", KafkaPassword: "hunter2"}, `SASL mechanism "gssapi"`},
+		{stack.Addresses{Kafka: "k"}, "expected host:port"},
+	} {
+		_, err := OpenKafka(c.at, kafka.Config{})
+		var e *kafka.Error
+		if !errors.As(err, &e) || e.Retryable() || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%+v: %v", c.at, err)
+		}
+	}
+	good, err := OpenKafka(stack.Addresses{Kafka: "k:1,l:2", KafkaSASL: "SCRAM-SHA-512", KafkaUser: "ann", KafkaPassword: "x", KafkaTLS: stack.TLS{On: true}}, kafka.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := good.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTemporalIsSecured(t *testing.T) {
+	var plain, key client.Options
+	if err := secureTemporal(stack.Addresses{}, &plain); err != nil || plain.ConnectionOptions.TLS != nil || plain.Credentials != nil {
+		t.Errorf("nothing is said: %+v, %v", plain, err)
+	}
+	if err := secureTemporal(stack.Addresses{TemporalAPIKey: "hunter2"}, &key); err != nil || key.ConnectionOptions.TLS == nil || key.Credentials == nil {
+		t.Errorf("a key without TLS: %+v, %v", key.ConnectionOptions, err)
+	}
+	if err := secureTemporal(stack.Addresses{TemporalTLS: stack.TLS{CAFile: "/nowhere.pem"}}, &plain); err == nil || !strings.Contains(err.Error(), "/nowhere.pem") {
+		t.Errorf("a CA file that is not there: %v", err)
+	}
+}

@@ -1,0 +1,107 @@
+package workers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"go.temporal.io/api/enums/v1"
+	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/log"
+
+	"github.com/weftdata/weft/stack"
+)
+
+// dialTimeout bounds the first answer of Temporal's frontend.
+const dialTimeout = 10 * time.Second
+
+// ErrNotSetUp says that Temporal lacks what Weft's workflows need.
+var ErrNotSetUp = errors.New("Temporal is not set up for Weft")
+
+// searchAttributes are those that workflows set; without them a workflow hangs at its first step.
+func searchAttributes() []string { return []string{"WeftJob", "WeftPhase", "WeftVersion"} }
+
+// Identity names a process for people who look at Temporal: what it is for, and where.
+func Identity(role string) string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("weft %s@%s:%d", role, host, os.Getpid())
+}
+
+// DialTemporal connects to Temporal. The SDK's own messages go to the logger.
+func DialTemporal(ctx context.Context, at stack.Addresses, identity string, logger *slog.Logger) (client.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	options := client.Options{HostPort: at.Temporal, Namespace: at.Namespace, Identity: identity, Logger: log.NewStructuredLogger(logger)}
+	if err := secureTemporal(at, &options); err != nil {
+		return nil, fmt.Errorf("connect to Temporal at %s: %w", at.Temporal, err)
+	}
+	c, err := client.DialContext(ctx, options)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Temporal at %s: %w (is it running? the address comes from a flag, WEFT_TEMPORAL, or a running stack)", at.Temporal, err)
+	}
+	return c, nil
+}
+
+// missingAttributes returns the search attributes that are not registered.
+func missingAttributes(ctx context.Context, c client.Client, namespace string) (missing []string, err error) {
+	have, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
+	if err != nil {
+		return nil, fmt.Errorf("list Temporal's search attributes: %w", err)
+	}
+	for _, name := range searchAttributes() {
+		if have.GetCustomAttributes()[name] != enums.INDEXED_VALUE_TYPE_KEYWORD {
+			missing = append(missing, name)
+		}
+	}
+	return missing, nil
+}
+
+// CheckSetUp fails with ErrNotSetUp where search attributes are missing.
+func CheckSetUp(ctx context.Context, c client.Client, namespace string) error {
+	missing, err := missingAttributes(ctx, c, namespace)
+	if err == nil && len(missing) > 0 {
+		err = fmt.Errorf("%w: namespace %s lacks the search attributes %s (register them with `weft setup`)",
+			ErrNotSetUp, namespace, strings.Join(missing, ", "))
+	}
+	return err
+}
+
+// SetUp registers the search attributes that are missing and returns them. They can take a moment to be known everywhere.
+func SetUp(ctx context.Context, c client.Client, namespace string) (added []string, err error) {
+	if added, err = missingAttributes(ctx, c, namespace); err != nil || len(added) == 0 {
+		return nil, err
+	}
+	r := &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: map[string]enums.IndexedValueType{}}
+	for _, name := range added {
+		r.SearchAttributes[name] = enums.INDEXED_VALUE_TYPE_KEYWORD
+	}
+	if _, err := c.OperatorService().AddSearchAttributes(ctx, r); err != nil {
+		return nil, fmt.Errorf("register the search attributes %s: %w", strings.Join(added, ", "), err)
+	}
+	return added, nil
+}
+
+// LogFormats are those of NewLogger.
+func LogFormats() []string { return []string{"text", "json"} }
+
+// NewLogger returns a structured logger.
+func NewLogger(w io.Writer, format string, level slog.Level) (*slog.Logger, error) {
+	if !slices.Contains(LogFormats(), format) {
+		return nil, fmt.Errorf("log format %q: expected one of %s", format, strings.Join(LogFormats(), ", "))
+	}
+	o := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o)), nil
+	}
+	return slog.New(slog.NewTextHandler(w, o)), nil
+}
