@@ -152,7 +152,7 @@ func (h *Host) keep(ctx context.Context, name string, body func(context.Context,
 	if err == nil {
 		for reason, end := range map[string]error{Stopped: errStop, Rotated: errRotate, WorkerStopped: errWorker} {
 			if errors.Is(cause, end) {
-				a.log.Info("ended", "reason", reason, "checkpoint", last.Checkpoint)
+				a.log.Info("ended", "reason", reason)
 				return Ended{reason, last}, nil
 			}
 		}

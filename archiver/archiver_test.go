@@ -468,6 +468,14 @@ func TestMemory(t *testing.T) {
 		if most < cfg.MemoryBytes/2 || most > 2*cfg.MemoryBytes {
 			t.Errorf("%d bytes waited, with %d allowed", most, cfg.MemoryBytes)
 		}
+		// Only who holds the most writes: files stay as large as they can be.
+		manifests := 0
+		for id := range w.logs {
+			manifests += len(w.manifests(t, id))
+		}
+		if manifests > 12 {
+			t.Errorf("%d manifests were written", manifests)
+		}
 		return func(t *testing.T) {
 			for id := range w.logs {
 				w.check(t, id, none)

@@ -81,10 +81,7 @@ func (a *archiver) sweepAll(ctx context.Context) {
 		all := a.all[:len(a.all):len(a.all)]
 		a.mu.Unlock()
 		for _, p := range all {
-			a.mu.Lock()
-			next := p.status.Sequence
-			a.mu.Unlock()
-			n, err := a.sweep(ctx, p.id, next)
+			n, err := a.sweep(ctx, p.id)
 			if ctx.Err() != nil {
 				return
 			}
@@ -97,10 +94,10 @@ func (a *archiver) sweepAll(ctx context.Context) {
 	}
 }
 
-// sweep deletes old data files of sequences before next that their manifest does not list. Nobody can still be about to
-// list them: the manifest of their number is there, so a slow archiver that tries to put it is refused. Files of later
-// numbers may belong to such a one and stay. Where all files of a number are of one attempt, they are the manifest's.
-func (a *archiver) sweep(ctx context.Context, partition int32, next int64) (deleted int, err error) {
+// sweep deletes old data files that the manifest of their number does not list. Nobody can still be about to list them: the
+// number is taken, so a slow archiver that tries to put it is refused. Where there is no manifest yet the files may be of
+// one that is about to be put, and stay. Where all files of a number are of one attempt, they are the manifest's.
+func (a *archiver) sweep(ctx context.Context, partition int32) (deleted int, err error) {
 	topic := a.cfg.Topic
 	prefix := archive.Prefix(topic, partition)
 	var group []Object // data files of one sequence
@@ -113,9 +110,6 @@ func (a *archiver) sweep(ctx context.Context, partition int32, next int64) (dele
 		sequence, nonce, ok := archive.ParseKey(topic, partition, o.Key)
 		if !ok {
 			continue // not ours
-		}
-		if sequence >= next {
-			break
 		}
 		if sequence != current {
 			current, group, attempts = sequence, group[:0], map[string]bool{}

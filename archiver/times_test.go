@@ -22,6 +22,12 @@ func TestCuts(t *testing.T) {
 		}
 		return list
 	}
+	every := func(at event.Micros, minutes int) (list []event.Micros) {
+		for i := range minutes {
+			list = append(list, at+event.Micros(i)*hour/60)
+		}
+		return list
+	}
 	spread := make([]event.Micros, 100)
 	for i := range spread {
 		spread[i] = noon + event.Micros(i)*10*hour/6 // a hole of 100 minutes after each
@@ -37,6 +43,7 @@ func TestCuts(t *testing.T) {
 		"a third is late":     {slices.Concat(burst(noon, 600), burst(noon-3*day, 300)), []event.Micros{noon}},
 		"late and ahead":      {slices.Concat(burst(noon, 600), burst(noon-3*day, 2), burst(noon+9*day, 1)), []event.Micros{noon, noon + 9*day}},
 		"one is an hour late": {slices.Concat(burst(noon, 600), burst(noon-hour+1, 1)), nil},
+		"a small hole":        {slices.Concat(every(noon, 60), every(noon+4*hour, 600)), nil},
 		"spread evenly":       {spread, []event.Micros{spread[50]}},
 		"the ends of time":    {[]event.Micros{event.MinTime, 0, 1, 2, event.MaxTime}, []event.Micros{0, event.MaxTime}},
 	} {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -281,6 +282,50 @@ func TestArchiveConfig(t *testing.T) {
 		_, err := replayShop(t, job, shop(t, job), change)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+// Events that are excluded go with their values; those behind them keep theirs.
+func TestExclude(t *testing.T) {
+	job := compile(t, strings.Replace(archivedJob, "{order: order}", "{order: order, txn: txn}", 1))
+	d, err := job.NewDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b event.Batch
+	for i, keys := range []string{`"order":"a"`, `"order":"b","txn":"c"`, `"order":"d","txn":"e"`, `"order":"g"`} {
+		b.Add(event.Record{Offset: int64(i)}, fmt.Appendf(nil, `{"t":%d,%s}`, firstTime, keys))
+	}
+	d.Decode(&b)
+	n := exclude(&b, func(_ uint16, _ int32, offset int64, _ uint16) bool { return offset == 0 || offset == 2 })
+	var got []string
+	for i := range b.Events {
+		text := fmt.Sprint(b.Events[i].Offset, ":")
+		for _, v := range b.ValuesOf(i) {
+			text += string(b.Bytes(&v))
+		}
+		got = append(got, text)
+	}
+	if n != 2 || fmt.Sprint(got) != "[1:bc 3:g]" {
+		t.Errorf("%d are out, %v are left", n, got)
+	}
+}
+
+// Text ends at a line, as an archive does at an offset.
+func TestUntilText(t *testing.T) {
+	job := compile(t, archivedJob)
+	path := filepath.Join(t.TempDir(), "orders.jsonl")
+	var text []byte
+	for i := range 50 {
+		text = fmt.Appendf(text, "{\"t\":%d,\"order\":\"%d\"}\n", firstTime+3600*i, i)
+	}
+	writeFile(t, path, text)
+	for until, want := range map[int64]int64{0: 0, 1: 1, 37: 37, 50: 50, 99: 50} {
+		s, err := Replay(t.Context(), ReplayConfig{Job: job, Inputs: []Input{{"orders", path}}, BatchBytes: 100, TempDir: t.TempDir(),
+			Until: map[string]map[int32]int64{"pay.orders": {0: until}}})
+		if err != nil || s.Sessions != want || s.Records != want {
+			t.Errorf("until %d: %+v, %v; want %d sessions", until, s, err, want)
 		}
 	}
 }

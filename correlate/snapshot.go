@@ -59,6 +59,8 @@ type changes struct {
 	comps  []uint32
 	number uint64         // of the last snapshot or part; 0: none
 	shares [shares]uint64 // number of the last one that holds all of a share
+	// Average bytes of the components last written: of those that had changed, and of those of a share.
+	hot, cold uint64
 }
 
 // AppendSnapshot appends the whole state to dst. The cost is that of all that is open.
@@ -73,9 +75,9 @@ func (c *Core) AppendPart(dst []byte) []byte {
 	if c.changed.number == 0 {
 		return c.appendState(dst, allShares) // nothing was written, so everything changed
 	}
-	// As many unchanged items as changed ones: then few parts go by until all are written, if much changes, and all of
-	// those together are no more than the state, and the state once again.
-	n := 1 + int64(len(c.changed.comps))*shares/max(1, c.comps.live())
+	// About as many bytes of unchanged components as of changed ones, which are often larger: then few parts go by until all
+	// are written, if much changes, and all of those together are no more than the state, and the state once again.
+	n := 1 + uint64(len(c.changed.comps))*shares*max(1, c.changed.hot)/(uint64(max(1, c.comps.live()))*max(1, c.changed.cold))
 	var set uint64
 	for range min(n, shares) {
 		oldest := -1
@@ -118,14 +120,24 @@ func (c *Core) appendState(dst []byte, set uint64) []byte {
 		w.text([]byte(name))
 	}
 	chunks, cells, comps := c.sharesOf(set)
+	var changed []uint32
 	if set != allShares { // where everything is written, nobody needs to be told what is gone
 		chunks = append(chunks, c.seen.changed...)
 		cells = append(cells, c.reports.changed...)
-		comps = append(comps, c.changed.comps...)
+		changed = c.changed.comps
 	}
 	w.chunks(chunks)
 	w.cells(cells)
-	w.comps(comps)
+	w.list(func() uint32 {
+		begin := len(w.b)
+		cold := w.comps(comps)
+		middle := len(w.b)
+		hot := w.comps(changed)
+		if cold > 0 && hot > 0 {
+			c.changed.cold, c.changed.hot = uint64(middle-begin)/uint64(cold), uint64(len(w.b)-middle)/uint64(hot)
+		}
+		return cold + hot
+	})
 	c.seen.changed, c.reports.changed, c.changed.comps = c.seen.changed[:0], c.reports.changed[:0], c.changed.comps[:0]
 	return binary.LittleEndian.AppendUint32(w.b, crc32.Checksum(w.b[start:], castagnoli))
 }
@@ -297,23 +309,22 @@ func (w *snapshotWriter) cells(numbers []uint32) {
 	})
 }
 
-func (w *snapshotWriter) comps(numbers []uint32) {
-	w.list(func() (n uint32) {
-		for _, i := range numbers {
-			p := w.c.comps.at(i)
-			if !p.changed {
-				continue
-			}
-			p.changed = false
-			n++
-			if p.n == 0 {
-				w.item(i, nil)
-				continue
-			}
-			w.item(i, func() { w.comp(p) })
+// comps appends components that were not appended yet, and returns how many.
+func (w *snapshotWriter) comps(numbers []uint32) (n uint32) {
+	for _, i := range numbers {
+		p := w.c.comps.at(i)
+		if !p.changed {
+			continue
 		}
-		return n
-	})
+		p.changed = false
+		n++
+		if p.n == 0 {
+			w.item(i, nil)
+			continue
+		}
+		w.item(i, func() { w.comp(p) })
+	}
+	return n
 }
 
 func (w *snapshotWriter) comp(p *comp) {

@@ -48,6 +48,7 @@ type Live struct {
 	origin  int64 // when the first one starts
 	every   float64
 	begin   int64 // arrival of the first record
+	last    int64 // arrival of the last one
 	horizon int64 // of the purchase in hand
 
 	lines []LiveRecord
@@ -86,7 +87,7 @@ func newLive(cfg LiveConfig, perOrder float64) *Live {
 		g:     newGenerator(Config{Orders: population, Seed: cfg.Seed, Start: cfg.Start}),
 		first: cfg.First, begin: cfg.Start.UnixMicro(), every: float64(second) / perSecond,
 	}
-	l.origin = l.begin - livePreroll
+	l.origin, l.last = l.begin-livePreroll, l.begin
 	l.g.live = l
 	none := func([]byte) error { return nil }
 	l.g.rejects.take, l.g.truth.take = none, none
@@ -138,6 +139,7 @@ func (l *Live) skip() {
 // arrive makes the lines of the next parcel: the record, and before it noise or a broken copy.
 func (l *Live) arrive() {
 	p := l.g.queue.pop()
+	l.last = max(l.last, p.arrival) // a coarse clock can put a record before its purchase
 	l.lines, l.text, l.next = l.lines[:0], l.text[:0], 0
 	_ = l.g.write(p) // as in skip
 	var order []byte
@@ -149,7 +151,7 @@ func (l *Live) arrive() {
 	}
 	for i := range l.lines {
 		r := &l.lines[i]
-		r.Arrival, r.Game, r.Text = p.arrival, p.chain.game.id, l.text[r.from:r.to:r.to]
+		r.Arrival, r.Game, r.Text = l.last, p.chain.game.id, l.text[r.from:r.to:r.to]
 	}
 	if n := len(l.lines); n > 0 {
 		l.lines[n-1].Order = order // the record itself comes last

@@ -390,7 +390,7 @@ func (w *world) serve(generation int64, from int) {
 
 func (w *world) config(outlet Outlet, f *faults) Config {
 	c := Config{Job: job, Source: dyingSource{w.store, f, w.during}, Objects: dyingObjects{w.objects, f},
-		Poll: time.Millisecond, CheckpointEvery: 4 * time.Millisecond, FileBytes: 1 << 10}
+		Poll: time.Millisecond, CheckpointEvery: 4 * time.Millisecond, FileBytes: 100}
 	if outlet == TopicOutlet {
 		c.OpenTopic = func(context.Context) (Topic, error) { return w.log.open(f, 3), nil }
 	}
@@ -405,7 +405,7 @@ func (w *world) publish(outlet Outlet, f *faults) (last Status, err error) {
 
 func (w *world) publishWith(c Config) (last Status, err error) {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(w.Context(), 40*time.Second)
 	defer cancel()
 	looks := 0
 	c.Progress = func(s Status) {

@@ -3,6 +3,7 @@ package publisher
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/weftdata/weft/store"
@@ -20,43 +21,48 @@ type tail struct {
 	due        time.Time
 }
 
-// findTails lists the shards of the generations that are followed.
+// findTails lists the shards of the generations that are followed. Those of what is not live do not become more.
 func (r *run) findTails(ctx context.Context) error {
 	generations, err := r.Source.Generations(ctx, r.Job)
 	if err != nil {
 		return err
 	}
-	old := r.tails
+	old := map[int64][]*tail{}
+	for _, t := range r.tails {
+		old[t.generation] = append(old[t.generation], t)
+	}
+	followed := map[int64]bool{}
+	for _, a := range r.state.Map.Ranges {
+		followed[a.Generation] = true
+	}
 	r.tails = nil
 	for _, g := range generations {
-		if !serves(&r.state.Map, g.ID) {
+		live := g.Kind == "live"
+		if !followed[g.ID] {
+			continue
+		}
+		if !live && len(old[g.ID]) > 0 {
+			r.tails = append(r.tails, old[g.ID]...)
 			continue
 		}
 		heads, err := r.Source.Shards(ctx, store.Scope{Job: r.Job, Generation: g.ID})
+		if errors.Is(err, store.ErrNoGeneration) {
+			continue // dropped since: the map is another one, too, which shows soon
+		}
 		if err != nil {
 			return err
 		}
 		for _, h := range heads {
-			t := &tail{generation: g.ID, shard: h.Shard, live: g.Kind == "live", wait: r.Poll}
-			for _, o := range old {
-				if o.generation == t.generation && o.shard == t.shard {
-					t = o
-				}
-			}
-			r.tails = append(r.tails, t)
+			r.tails = append(r.tails, &tail{generation: g.ID, shard: h.Shard, live: live, wait: r.Poll})
 		}
 	}
 	r.shards = time.Now()
 	return nil
 }
 
+// serves tells whether a map names a generation.
 func serves(m *store.Map, generation int64) bool {
-	for _, a := range m.Ranges {
-		if a.Generation == generation {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.Generation == generation })
 }
 
 // follow publishes a page of each shard's changes. more is false where there are no others for now.

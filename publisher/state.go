@@ -1,6 +1,7 @@
 package publisher
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -43,7 +44,7 @@ type state struct {
 	Epoch   uint64          `json:"epoch"`  // number of the start that wrote it
 	Number  uint64          `json:"number"` // of the checkpoint
 	Map     store.Map       `json:"map"`    // that what is published follows
-	Cursors []Cursor        `json:"cursors"`
+	Cursors []Cursor        `json:"cursors"` // sorted by generation and shard
 	Switch  *switching      `json:"switch,omitempty"`
 	Mark    json.RawMessage `json:"mark,omitempty"` // of the outlet
 }
@@ -73,26 +74,33 @@ func (s *state) reset() {
 	s.Map, s.Cursors, s.Switch, s.Mark = store.Map{}, nil, nil, nil
 }
 
-// cursor returns the cursor of a shard, which is made where it is missing.
+// find returns where the cursor of a shard is in the list, or would be: it is sorted by generation and shard.
+func (s *state) find(generation int64, shard int) (int, bool) {
+	return slices.BinarySearchFunc(s.Cursors, Cursor{Generation: generation, Shard: shard}, func(a, b Cursor) int {
+		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.Shard, b.Shard))
+	})
+}
+
+// cursor returns the cursor of a shard, which is made where it is missing. It is good until another one is made.
 func (s *state) cursor(generation int64, shard int) *Cursor {
-	for i := range s.Cursors {
-		if c := &s.Cursors[i]; c.Generation == generation && c.Shard == shard {
-			return c
-		}
+	i, found := s.find(generation, shard)
+	if !found {
+		s.Cursors = slices.Insert(s.Cursors, i, Cursor{Generation: generation, Shard: shard})
 	}
-	s.Cursors = append(s.Cursors, Cursor{Generation: generation, Shard: shard})
-	return &s.Cursors[len(s.Cursors)-1]
+	return &s.Cursors[i]
+}
+
+// published returns how far the changes of a shard are published; the zero position where that is not known.
+func (s *state) published(generation int64, shard int) store.Position {
+	if i, found := s.find(generation, shard); found {
+		return s.Cursors[i].position()
+	}
+	return store.Position{}
 }
 
 // covers tells whether a change was published before the checkpoint.
 func (s *state) covers(p Position) bool {
-	for i := range s.Cursors {
-		c := &s.Cursors[i]
-		if c.Generation == p.Generation && c.Shard == p.Shard {
-			return !c.position().Less(store.Position{Epoch: p.Epoch, Seq: p.Seq})
-		}
-	}
-	return false
+	return !s.published(p.Generation, p.Shard).Less(store.Position{Epoch: p.Epoch, Seq: p.Seq})
 }
 
 // generationAt returns the generation to which a map gives a start; 0: none.

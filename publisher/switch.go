@@ -18,9 +18,9 @@ import (
 //
 //  1. Where the new generations stand is noted, so that following them from there misses nothing.
 //  2. What the old and the new generation hold is compared, the newest sessions first, in every range that changed hands.
-//     What differs, or was not published yet, is published; what the new one lacks is gone.
-//  3. What changed in the old generation behind its cursors may have been published, and be gone since, so that the
-//     comparison did not see it: those sessions are published as they are now.
+//     What differs is published; what the new one lacks is gone.
+//  3. What changed in the old generation behind its cursors was published as it was before, so that the comparison saw
+//     something else, or nothing: those sessions are published as they are now.
 
 // knownMax bounds what is kept in memory of an outlet whose content is unknown.
 const knownMax = 5_000_000
@@ -60,7 +60,7 @@ func (r *run) begin(ctx context.Context, unknown bool) error {
 
 // errStoreReplaced is for a store that was made anew or restored: rows of its maps would count less than those published.
 func errStoreReplaced(published, served uint64) error {
-	return fmt.Errorf("what was published follows serving map %d, and the store serves map %d: it was replaced by another one (publish to a new topic or folder)", published, served)
+	return fmt.Errorf("what was published follows serving map %d, and the store serves map %d: it was replaced by another one (publish to a new topic, or move the files of published away with their checkpoint)", published, served)
 }
 
 // servedTries is how often the map may change between reading it and reading the list of generations.
@@ -191,7 +191,7 @@ func (r *run) known(ctx context.Context) ([]seen, error) {
 			r.progress()
 		}
 		if len(rows) > knownMax {
-			return fmt.Errorf("more than %d sessions were published and the checkpoint does not account for them (publish to an empty topic, or to another folder)", knownMax)
+			return fmt.Errorf("more than %d sessions were published and the checkpoint does not account for them (publish to an empty topic, or move the published files away)", knownMax)
 		}
 		return nil
 	})
@@ -303,7 +303,7 @@ func (r *run) merge(ctx context.Context, generation int64, oldSide, newSide side
 		} else {
 			row = rowOf(s.To.Epoch, now.row, false)
 		}
-		if order != 0 || !r.same(old, now) {
+		if order != 0 || !same(old, now) {
 			err = r.put(ctx, &row)
 		}
 		if err == nil {
@@ -320,13 +320,13 @@ func (r *run) merge(ctx context.Context, generation int64, oldSide, newSide side
 	return err
 }
 
-// same tells whether what was published of a session is what is to be.
-func (r *run) same(old, now *seen) bool {
+// same tells whether two sides hold the same. What the old side changed behind its cursors was not published yet; catchUp
+// publishes that in any case.
+func same(old, now *seen) bool {
 	if old.row == nil {
 		return old.hash == hashOf(now.row.Body)
 	}
-	at := Position{Generation: old.row.Generation, Shard: old.row.Shard, Epoch: old.row.Position.Epoch, Seq: old.row.Position.Seq}
-	return bytes.Equal(old.row.Body, now.row.Body) && r.state.covers(at)
+	return bytes.Equal(old.row.Body, now.row.Body)
 }
 
 // pace tells how far a long walk is, and makes its checkpoints.
@@ -343,19 +343,18 @@ func (r *run) pace(ctx context.Context) error {
 
 // catchUp publishes as it is now whatever changed in the old generations behind their cursors.
 func (r *run) catchUp(ctx context.Context) error {
-	moved := segments(&r.state.Map, &r.state.Switch.To, false)
 	done := map[int64]bool{0: true}
-	for _, m := range moved {
-		if done[m.old] {
+	for _, moved := range segments(&r.state.Map, &r.state.Switch.To, false) {
+		if done[moved.old] {
 			continue
 		}
-		done[m.old] = true
-		heads, err := r.Source.Shards(ctx, store.Scope{Job: r.Job, Generation: m.old})
+		done[moved.old] = true
+		heads, err := r.Source.Shards(ctx, store.Scope{Job: r.Job, Generation: moved.old})
 		if err != nil {
 			return err
 		}
 		for _, h := range heads {
-			if err := r.catchUpShard(ctx, m.old, h, moved); err != nil {
+			if err := r.catchUpShard(ctx, moved.old, h); err != nil {
 				return err
 			}
 		}
@@ -364,14 +363,9 @@ func (r *run) catchUp(ctx context.Context) error {
 }
 
 // catchUpShard goes up to where the shard stands: what changes later was not published.
-func (r *run) catchUpShard(ctx context.Context, generation int64, head store.ShardHead, moved []segment) error {
-	s := r.state.Switch
-	at := store.Position{}
-	for _, c := range r.state.Cursors {
-		if c.Generation == generation && c.Shard == head.Shard {
-			at = c.position()
-		}
-	}
+func (r *run) catchUpShard(ctx context.Context, generation int64, head store.ShardHead) error {
+	to := &r.state.Switch.To
+	at := r.state.published(generation, head.Shard)
 	for at.Less(head.Last) {
 		page, err := r.Source.Changes(ctx, store.Scope{Job: r.Job, Generation: generation}, head.Shard, at, store.PageRowsMax)
 		if err != nil {
@@ -383,11 +377,11 @@ func (r *run) catchUpShard(ctx context.Context, generation int64, head store.Sha
 		for i := range page.Items {
 			x := &page.Items[i]
 			at = x.Position
-			g := slices.IndexFunc(moved, func(m segment) bool { return m.old == generation && m.from <= x.Start && x.Start < m.to })
-			if g < 0 {
+			now := generationAt(to, x.Start)
+			if generationAt(&r.state.Map, x.Start) != generation || now == generation {
 				continue
 			}
-			if err := r.publishNow(ctx, &s.To, x.ID, x.Start, Position{Map: s.To.Epoch, Generation: moved[g].new}); err != nil {
+			if err := r.publishNow(ctx, to, x.ID, x.Start, Position{Map: to.Epoch, Generation: now}); err != nil {
 				return err
 			}
 			if err := r.pace(ctx); err != nil {

@@ -103,7 +103,7 @@ func generated(b *testing.B, orders, partitions int) (*operator.Job, []Partition
 	b.Helper()
 	files := map[string]*bytes.Buffer{}
 	_, err := paygen.Generate(paygen.Config{
-		Orders: orders, Seed: 7, Start: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), Span: 1 * time.Hour,
+		Orders: orders, Seed: 7, Start: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), Span: 240 * time.Hour,
 	}, func(name string) (io.WriteCloser, error) {
 		files[name] = &bytes.Buffer{}
 		return nopCloser{files[name]}, nil

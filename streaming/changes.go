@@ -1,6 +1,7 @@
 package streaming
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 type Changes struct {
 	Last       uint64       // sequence number of the last change
 	Watermark  event.Micros // as it is once these changes are written
+	More       bool         // other parts of the same changes follow; Watermark holds with the last
 	Sessions   []Session
 	Gone       []Tombstone
 	Cells      []Cell
@@ -113,6 +115,34 @@ func emptied[T any](s []T, used int) []T {
 
 func (c *Changes) empty() bool {
 	return len(c.Sessions)+len(c.Gone)+len(c.Cells)+len(c.LateEvents)+len(c.Rejects) == 0
+}
+
+// parts yields the changes in parts of at most n, at least one; each stands for itself. Where More
+// is true the watermark does not hold yet.
+func (c *Changes) parts(n int) iter.Seq[*Changes] {
+	return func(yield func(*Changes) bool) {
+		rest := Changes{Sessions: c.Sessions, Gone: c.Gone, Cells: c.Cells, LateEvents: c.LateEvents, Rejects: c.Rejects}
+		for {
+			room := n
+			part := Changes{
+				Last: c.Last, Watermark: c.Watermark,
+				Sessions: cut(&rest.Sessions, &room), Gone: cut(&rest.Gone, &room), Cells: cut(&rest.Cells, &room),
+				LateEvents: cut(&rest.LateEvents, &room), Rejects: cut(&rest.Rejects, &room),
+			}
+			part.More = !rest.empty()
+			if !yield(&part) || !part.More {
+				return
+			}
+		}
+	}
+}
+
+// cut takes as many of the list's first items as there is room for.
+func cut[T any](list *[]T, room *int) []T {
+	n := min(len(*list), *room)
+	first := (*list)[:n]
+	*list, *room = (*list)[n:], *room-n
+	return first
 }
 
 func (c *Changes) reset() {

@@ -163,3 +163,47 @@ func BenchmarkUpsert(b *testing.B) {
 		}
 	}
 }
+
+// TestParts cuts changes of every kind into parts, which together are what they were, each once.
+func TestParts(t *testing.T) {
+	c := Changes{Last: 9, Watermark: 7}
+	for i := range uint64(5) {
+		c.Sessions = append(c.Sessions, Session{Seq: i})
+		c.Gone = append(c.Gone, Tombstone{Seq: 10 + i})
+		c.Cells = append(c.Cells, Cell{Seq: 20 + i})
+		c.Rejects = append(c.Rejects, Exception{Offset: int64(i)})
+	}
+	for _, n := range []int{1, 3, 5, 7, 20, 100} {
+		var all Changes
+		more := true
+		for p := range c.parts(n) {
+			if !more {
+				t.Fatal("a part follows the last one")
+			}
+			if rows := len(p.Sessions) + len(p.Gone) + len(p.Cells) + len(p.LateEvents) + len(p.Rejects); rows > n || rows < n && p.More {
+				t.Errorf("a part of %d rows, of at most %d", rows, n)
+			}
+			all.Sessions = append(all.Sessions, p.Sessions...)
+			all.Gone = append(all.Gone, p.Gone...)
+			all.Cells = append(all.Cells, p.Cells...)
+			all.Rejects = append(all.Rejects, p.Rejects...)
+			more = p.More
+			if p.Last != 9 || p.Watermark != 7 {
+				t.Errorf("a part says it is of %d at %d", p.Last, p.Watermark)
+			}
+		}
+		if more || !reflect.DeepEqual(all.Sessions, c.Sessions) || !reflect.DeepEqual(all.Gone, c.Gone) ||
+			!reflect.DeepEqual(all.Cells, c.Cells) || !reflect.DeepEqual(all.Rejects, c.Rejects) {
+			t.Errorf("parts of %d: %+v", n, all)
+		}
+	}
+	parts := 0
+	for p := range (&Changes{Watermark: 3}).parts(10) {
+		if parts++; p.Watermark != 3 || p.More {
+			t.Errorf("the part of a watermark alone: %+v", p)
+		}
+	}
+	if parts != 1 {
+		t.Errorf("a watermark alone comes in %d parts", parts)
+	}
+}

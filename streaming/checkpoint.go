@@ -59,10 +59,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type checkpoints struct {
 	objects Objects
 	prefix  string
+	retry   func(ctx context.Context, what string, f func() error) error // what may pass; nil: never
 	current manifest
 	etag    string
 
 	overtaken uint64 // after ErrFenced: the epoch that wrote the manifest
+}
+
+func (c *checkpoints) try(ctx context.Context, what string, f func() error) error {
+	if c.retry == nil {
+		return f()
+	}
+	return c.retry(ctx, what, f)
 }
 
 func (c *checkpoints) key() string { return c.prefix + "manifest.json" }
@@ -119,7 +127,12 @@ func (c *checkpoints) chain(ctx context.Context, files []stateFile) (list [][]by
 		turns <- struct{}{}
 		readers.Go(func() {
 			defer func() { <-turns }()
-			data, _, err := c.objects.Get(ctx, f.Key)
+			var data []byte
+			// Each by itself: a chain is long, and all of its reads at once would hardly ever succeed where some fail.
+			err := c.try(ctx, "read "+f.Key, func() (err error) {
+				data, _, err = c.objects.Get(ctx, f.Key)
+				return err
+			})
 			if err != nil {
 				errs[i] = fmt.Errorf("read the state %s: %w", f.Key, err)
 			} else if len(data) != f.Bytes || crc32.Checksum(data, castagnoli) != f.CRC {

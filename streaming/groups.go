@@ -237,7 +237,7 @@ type groupsState struct {
 	Shards   int    `json:"shards"`
 	Topic    string `json:"topic"`
 	Identity string `json:"identity,omitempty"`
-	Next     int64  `json:"next"` // offset of the first record that is not in the state; of no meaning to the sources
+	Next     int64  `json:"next"` // offset of the first record that is not in the state
 }
 
 func (g *Groups) state(identity string, next int64) *groupsState {

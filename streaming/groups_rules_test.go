@@ -199,7 +199,16 @@ func TestGroupsIdleAgain(t *testing.T) {
 					s.put(live[1], 0, fmt.Sprintf("g%d", game))
 				}
 			}
-			s.run(0)
+			s.c.mu.Lock()
+			s.c.deaf = live[0].String()
+			s.c.mu.Unlock()
+			s.run(0) // it runs, but cannot read yet
+			time.Sleep(20 * time.Second)
+			s.put(live[1], 0, "g1")
+			time.Sleep(5 * time.Second)
+			s.c.mu.Lock()
+			s.c.deaf = ""
+			s.c.mu.Unlock()
 			time.Sleep(time.Minute)
 			synctest.Wait()
 			if n := len(s.c.shards[0].late) + len(s.c.shards[1].late); n > 0 {
@@ -230,7 +239,7 @@ func TestGroupsSilent(t *testing.T) {
 		s.c.mu.Lock()
 		s.c.held = false
 		s.c.mu.Unlock()
-		s.expect(2*time.Second, idleFor+time.Minute+8*time.Second, "it arrives, and is not idle again yet")
+		s.expect(2*time.Second, idleFor+time.Minute+7*time.Second, "it arrives, and is not idle again yet")
 		s.stopAll()
 	})
 }

@@ -54,7 +54,7 @@ func newInlet(s *shard) *inlet {
 	return in
 }
 
-// place sets the offsets to go on at, of the groups topic and of each source partition, and makes sure that they still mean
+// placeGroups sets the offsets to go on at, of the groups topic and of each source partition, and makes sure that they still mean
 // what they did.
 func (s *shard) placeGroups(ctx context.Context) error {
 	in, p := s.inlet, s.cfg.Groups.partition()

@@ -29,7 +29,7 @@ type repartitioner struct {
 	saved  checkpoints
 	owner  [event.KeyGroups]uint8
 	mark   *correlate.Watermark // of which only the states of the partitions are used
-	topics map[string]string    // identities, the groups topic's too
+	topics map[string]string    // identities
 
 	next, ends []int64 // by partition: offset to go on at, end when it was last read
 	empty      []bool  // by partition: it held nothing when the run started
@@ -151,14 +151,10 @@ func (p *repartitioner) claim(ctx context.Context) error {
 // place sets the offsets to go on at, and makes sure that they still mean what they did.
 func (p *repartitioner) place(ctx context.Context) error {
 	var errs []error
-	identity, err := p.identity(ctx, p.g.Topic)
-	if err != nil {
-		return err
-	}
-	errs = append(errs, p.g.same(p.saved.current.Groups, identity))
 	p.mark = correlate.NewWatermark(correlate.WatermarkConfig{}, len(p.parts))
 	for i, one := range p.parts {
-		if identity, err = p.identity(ctx, one.Topic); err != nil {
+		identity, err := p.identity(ctx, one.Topic)
+		if err != nil {
 			return err
 		}
 		first, end, err := p.s.cfg.Log.Bounds(ctx, one)
@@ -200,7 +196,6 @@ func (p *repartitioner) manifest() manifest {
 	_, states := p.mark.State()
 	m := manifest{
 		Version: manifestVersion, Shard: p.s.cfg.Name, Epoch: p.s.epoch, Nonce: newNonce(), Number: p.saved.current.Number + 1,
-		Groups: p.g.state(p.topics[p.g.Topic], 0),
 	}
 	for i, one := range p.parts {
 		m.Partitions = append(m.Partitions, partitionState{

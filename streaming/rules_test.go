@@ -35,7 +35,11 @@ func (s *stage) run() {
 	if s.set != nil {
 		s.set(&cfg)
 	}
-	cfg.Progress = func(st Status) { s.status = st }
+	cfg.Progress = func(st Status) {
+		s.w.mu.Lock()
+		defer s.w.mu.Unlock()
+		s.status = st
+	}
 	var ctx context.Context
 	ctx, s.cancel = context.WithCancel(s.t.Context())
 	ended := make(chan error, 1)
@@ -50,6 +54,13 @@ func (s *stage) stop() {
 	if err := <-s.ended; err != nil {
 		s.t.Fatalf("stop: %v", err)
 	}
+}
+
+// told returns the last status.
+func (s *stage) told() Status {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.status
 }
 
 // kill ends the shard so that it can write nothing more.

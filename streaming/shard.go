@@ -30,6 +30,7 @@ func Run(ctx context.Context, cfg Config) error {
 		changes: &Changes{},
 		sources: make([]SourceStatus, len(cfg.Job.Spec.Sources)),
 	}
+	s.saved.retry = s.retry
 	if cfg.Groups != nil {
 		s.inlet, s.repartition = newInlet(s), newRepartitioner(s)
 	}

@@ -298,7 +298,7 @@ func chaos(t *testing.T, seed uint64) {
 	if len(w.late) == 0 || len(w.bad) == 0 {
 		t.Error("no late events or no rejects: the test does not test them")
 	}
-	if w.slow != nil && within == 0 {
+	if seed%3 == 2 && within == 0 { // the sink is always busy
 		t.Error("no run was killed within a write")
 	}
 	if len(w.objects) > 66 { // a manifest, 64 parts, and one that a run left before it was killed

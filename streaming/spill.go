@@ -248,13 +248,15 @@ func (p *spill) relieve(ctx context.Context, core *correlate.Core, flush func())
 	if used <= max(p.bound, p.pause) {
 		return nil
 	}
-	goal := max(used-p.bound, min(p.bound/32, 16<<20))
+	step := min(p.bound/32, 16<<20)
+	goal := max(used-p.bound, step)
 	freed := core.Spill(p.seed, goal, false, p.out.add)
 	p.pause = 0
 	if freed < goal/2 {
-		p.pause = used - freed + goal/2
+		p.pause = used - freed + step // most is not handed out yet: it is of no use to try again with every batch
 	}
 	if used-freed > p.bound+p.bound/4 {
+		p.pause = 0
 		flush()
 		core.Spill(p.seed, used-freed-p.bound, true, p.out.add)
 	}

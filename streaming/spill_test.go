@@ -12,6 +12,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/weftdata/weft/correlate"
+	"github.com/weftdata/weft/event"
 )
 
 // spillTotals adds up what the runs of a simulation did.
@@ -158,5 +161,144 @@ func TestSpillFolders(t *testing.T) {
 	p.close()
 	if _, err := os.Stat(p.dir); err == nil {
 		t.Error("the run's folder is left after its end")
+	}
+}
+
+// TestSpillRepair kills a run that changed sessions which the checkpoint before has on disk. Right after the next run has set
+// the sink right, before it reads anything, they are as they were.
+func TestSpillRepair(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		job, w := testJob(t), newWorld(t)
+		partitions := testPartitions()
+		const sessions = 200
+		produce := func(step string) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			p := Partition{Topic: "orders"}
+			for i := range sessions {
+				now := time.Now()
+				w.topics[p] = append(w.topics[p], logRecord{
+					event.Record{Offset: int64(len(w.topics[p])), Timestamp: event.Micros(now.UnixMicro())},
+					fmt.Appendf(nil, "t=%d s=%s x=x%d u=u n=1 o=o%d a=1", now.UnixMilli(), step, i, i),
+				})
+			}
+		}
+		run := func(kill bool) (st Status) {
+			h := &handle{w: w}
+			cfg := w.config(h, job, partitions)
+			cfg.CheckpointEvery, cfg.SpillDir, cfg.MemoryBytes = time.Hour, dir, 40<<10
+			cfg.Progress = func(s Status) { st = s }
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- Run(ctx, cfg) }()
+			time.Sleep(10 * time.Second)
+			if kill {
+				h.kill()
+			}
+			cancel()
+			if err := <-ended; !kill && err != nil {
+				t.Fatal(err)
+			}
+			return st
+		}
+		counts := func() map[int64]int {
+			n := map[int64]int{}
+			for _, r := range w.rows {
+				if !r.gone {
+					n[r.row.Count]++
+				}
+			}
+			return n
+		}
+		produce("paid")
+		if st := run(false); st.Spill.Components < sessions/4 {
+			t.Fatalf("%d components on disk", st.Spill.Components)
+		}
+		produce("delivered")
+		if run(true); counts()[2] != sessions {
+			t.Fatalf("sessions by events: %v, want all with 2", counts())
+		}
+		s := &shard{
+			cfg: w.config(&handle{w: w}, job, partitions), log: discardLog{}, empty: make([]bool, 3), next: make([]int64, 3), ends: make([]int64, 3),
+			topics: map[string]string{}, changes: &Changes{},
+		}
+		s.cfg.SpillDir = dir
+		if err := s.cfg.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		s.saved = checkpoints{objects: s.cfg.Objects, prefix: s.cfg.Name + "/"}
+		if err := s.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s.spill.close()
+		if counts()[1] != sessions {
+			t.Errorf("sessions by events: %v, want all with 1", counts())
+		}
+	})
+}
+
+// TestSpillTidy drops a file when all of it has expired or gone, but not while a checkpoint reads it.
+func TestSpillTidy(t *testing.T) {
+	p := &spill{log: discardLog{}}
+	dir := t.TempDir()
+	expiring := func(at event.Micros) *spillFile {
+		return buildFile(t, filepath.Join(dir, fmt.Sprint(at)), []modelled{{bytes: "x", expiry: at}})
+	}
+	p.files = []*spillFile{expiring(100), expiring(200), expiring(300)}
+	p.checkpoint(1)
+	tidy := func(oldest event.Micros, files, onDisk int) {
+		t.Helper()
+		if err := p.tidy(t.Context(), oldest); err != nil {
+			t.Fatal(err)
+		}
+		left, err := os.ReadDir(dir)
+		if err != nil || len(p.files) != files || len(left) != onDisk {
+			t.Errorf("at %d: %d files, %d on disk (%v); want %d, %d", oldest, len(p.files), len(left), err, files, onDisk)
+		}
+	}
+	tidy(100, 3, 3)
+	tidy(101, 2, 3)
+	p.saved()
+	tidy(101, 2, 2)
+	p.files[1].gone.set(0)
+	p.files[1].goneCount++
+	tidy(101, 1, 1)
+	tidy(201, 0, 0)
+}
+
+// TestSpillMemory has a bound that identities alone exceed: it must say so. With a larger one, what was not handed out yet is
+// handed out and spilled.
+func TestSpillMemory(t *testing.T) {
+	for _, c := range []struct {
+		bound int64
+		fits  bool
+	}{{512 << 10, true}, {16 << 10, false}} {
+		g := newPurchases(purchaseConfig())
+		core, err := correlate.New(*purchaseConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := newSpill(&shard{cfg: Config{Name: "p", SpillDir: t.TempDir(), MemoryBytes: c.bound, RetryFor: time.Second}, epoch: 1, log: discardLog{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		flushed := 0
+		for range 20 {
+			if err = core.Apply(g.batch(0), nothing{}); err == nil {
+				err = p.relieve(t.Context(), core, func() { flushed++; core.Flush(nothing{}) })
+			}
+			if err != nil {
+				break
+			}
+		}
+		if c.fits && (err != nil || p.memory(core) > c.bound*3/2 || flushed == 0) {
+			t.Errorf("%d bytes in use, bound %d, handed out %d times: %v", p.memory(core), c.bound, flushed, err)
+		}
+		if !c.fits && !errors.Is(err, ErrMemory) {
+			t.Errorf("bound %d: got %v, want that it does not fit", c.bound, err)
+		}
+		p.close()
 	}
 }

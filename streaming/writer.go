@@ -75,15 +75,21 @@ func (w *writer) close() {
 	<-w.ended
 }
 
-// write writes changes, and tries again where that may help.
+// writeRows is how many rows go to the sink at a time. A shard that catches up changes hundreds of thousands at once; in one
+// transaction they would hold up the other shards of the store, and time out where it is slow.
+const writeRows = 4096
+
+// write writes changes part by part, and tries each again where that may help.
 func (s *shard) write(ctx context.Context, c *Changes) error {
-	err := s.retry(ctx, "write changes", func() error {
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.RetryFor) // a sink that does not answer ends the run
-		defer cancel()
-		return s.cfg.Sink.Write(ctx, s.epoch, c)
-	})
-	if err != nil {
-		return fmt.Errorf("write changes: %w", err)
+	for part := range c.parts(writeRows) {
+		err := s.retry(ctx, "write changes", func() error {
+			ctx, cancel := context.WithTimeout(ctx, s.cfg.RetryFor) // a sink that does not answer ends the run
+			defer cancel()
+			return s.cfg.Sink.Write(ctx, s.epoch, part)
+		})
+		if err != nil {
+			return fmt.Errorf("write changes: %w", err)
+		}
 	}
 	return nil
 }

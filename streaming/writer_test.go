@@ -1,8 +1,11 @@
 package streaming
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +22,19 @@ func (s *stage) hang(d time.Duration) {
 	s.w.slow = func() time.Duration { return d }
 }
 
+// marks returns how many writes were of a watermark alone, and mark the watermark of the last write.
+func (s *stage) marks() int {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.w.marks
+}
+
+func (s *stage) mark() event.Micros {
+	s.w.mu.Lock()
+	defer s.w.mu.Unlock()
+	return s.w.mark
+}
+
 // TestManifestWaits kills a run that has taken its state, and uploaded it, while the sink has not got the changes that the
 // state says were handed out. Were the manifest there already, they would be lost.
 func TestManifestWaits(t *testing.T) {
@@ -29,17 +45,19 @@ func TestManifestWaits(t *testing.T) {
 		}
 		s.run()
 		time.Sleep(5 * time.Second)
-		saved := s.status.Saved.Count
+		synctest.Wait()
+		saved := s.told().Saved.Count
 		s.hang(30 * time.Second)
 		s.put(s.parts[0], 0, "x=2 u=b")
 		s.put(s.parts[0], -time.Hour, "x=3 u=c") // late
 		s.put(s.parts[0], 0, "x=4 broken=\"")
 		time.Sleep(10 * time.Second)
-		if s.status.Saved.Count != saved {
+		synctest.Wait()
+		if s.told().Saved.Count != saved {
 			t.Error("a checkpoint was saved although the sink does not have its changes")
 		}
-		if s.status.Records != 6 {
-			t.Errorf("%d records were taken in while the sink was writing, want all 6", s.status.Records)
+		if s.told().Records != 6 {
+			t.Errorf("%d records were taken in while the sink was writing, want all 6", s.told().Records)
 		}
 		s.kill()
 		s.hang(0)
@@ -67,8 +85,9 @@ func TestExceptionsAreSaved(t *testing.T) {
 		time.Sleep(80 * time.Millisecond)
 		s.put(s.parts[0], 0, "x=4 broken=\"")
 		s.put(s.parts[0], -time.Hour, "x=3 u=c")
-		for s.status.Saved.Count < 2 {
+		for s.told().Saved.Count < 2 {
 			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
 		}
 		s.kill()
 		s.run()
@@ -93,17 +112,63 @@ func TestPressure(t *testing.T) {
 			s.put(s.parts[i%3], 0, fmt.Sprintf("x=%d u=a", i))
 		}
 		time.Sleep(15 * time.Second)
-		if n := s.status.Records; n == 0 || n > 100 {
+		synctest.Wait()
+		if n := s.told().Records; n == 0 || n > 100 {
 			t.Errorf("%d records were taken in although 20 changes fill the shard", n)
 		}
 		s.hang(0)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if s.status.Records != 300 {
-			t.Errorf("%d records were taken in, want all 300", s.status.Records)
+		if s.told().Records != 300 {
+			t.Errorf("%d records were taken in, want all 300", s.told().Records)
 		}
 		s.stop()
 		s.w.compare(testJob(t), s.parts)
+	})
+}
+
+// TestLongChain starts from a checkpoint of as many parts as there can be while a tenth of all calls fail. Each part is read
+// until it is there; all of them at once never would be.
+func TestLongChain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t)
+		s.set = func(c *Config) { c.CheckpointEvery = 100 * time.Millisecond }
+		for _, p := range s.parts {
+			s.put(p, 0, "x=1 u=a")
+		}
+		s.run()
+		time.Sleep(20 * time.Second)
+		s.stop()
+		if n := len(s.w.objects); n != 65 {
+			t.Fatalf("%d objects, want a manifest and 64 parts", n)
+		}
+		s.put(s.parts[0], 0, "x=2 u=a")
+		s.w.faults, s.w.until = rand.New(rand.NewPCG(1, 1)), time.Now().Add(time.Hour)
+		s.run()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if s.told().Epoch != 2 || s.told().Records != 1 {
+			t.Errorf("after 30 s the run has taken %d records", s.told().Records)
+		}
+		s.w.mu.Lock()
+		s.w.faults = nil
+		s.w.mu.Unlock()
+		s.stop()
+	})
+}
+
+// TestStopForAReason stops a shard with a cause, as a worker that shuts down does: it is asked to end all the same.
+func TestStopForAReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- Run(ctx, w.config(&handle{w: w}, testJob(t), testPartitions())) }()
+		time.Sleep(time.Second)
+		cancel(errors.New("the worker shuts down"))
+		if err := <-ended; err != nil || len(w.objects) != 2 {
+			t.Errorf("the run ended with %v and %d objects, want a manifest and a part", err, len(w.objects))
+		}
 	})
 }
 
@@ -139,26 +204,30 @@ func TestMarks(t *testing.T) {
 		}
 		s.run()
 		time.Sleep(3 * time.Second)
-		before := s.w.marks
+		synctest.Wait()
+		before := s.marks()
 		for range 100 {
 			for _, p := range s.parts {
 				s.again(p)
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if s.w.mark < s.status.Watermark-1_200_000 || s.w.mark > s.status.Watermark {
-			t.Errorf("the sink has watermark %d, the shard %d", s.w.mark, s.status.Watermark)
+		synctest.Wait()
+		if s.mark() < s.told().Watermark-1_200_000 || s.mark() > s.told().Watermark {
+			t.Errorf("the sink has watermark %d, the shard %d", s.mark(), s.told().Watermark)
 		}
-		if n := s.w.marks - before; n < 9 || n > 11 {
+		if n := s.marks() - before; n < 9 || n > 11 {
 			t.Errorf("%d writes of a watermark alone in 10 s, want one a second", n)
 		}
 		time.Sleep(5 * time.Second)
-		if s.w.mark != s.status.Watermark {
-			t.Errorf("the sink has watermark %d, the shard %d", s.w.mark, s.status.Watermark)
+		synctest.Wait()
+		if s.mark() != s.told().Watermark {
+			t.Errorf("the sink has watermark %d, the shard %d", s.mark(), s.told().Watermark)
 		}
-		at := s.w.marks
+		at := s.marks()
 		time.Sleep(5 * time.Second)
-		if s.w.marks != at {
+		synctest.Wait()
+		if s.marks() != at {
 			t.Error("a watermark that does not move was written again")
 		}
 		s.stop()
@@ -207,14 +276,16 @@ func TestStatus(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		s.run()
 		time.Sleep(time.Second)
-		early := s.status
+		synctest.Wait()
+		early := s.told()
 		rejects := maps.Clone(early.Sources[1].Rejects)
 		s.put(s.parts[2], -time.Hour, "x=1")
 		s.put(s.parts[0], -time.Hour, "x=1")
 		s.put(s.parts[2], 0, "x=2 broken=\"")
 		s.put(s.parts[2], 0, "x=3")
 		time.Sleep(10 * time.Second)
-		got := s.status
+		synctest.Wait()
+		got := s.told()
 		s.stop()
 
 		if !maps.Equal(early.Sources[1].Rejects, rejects) || early.Sources[0].Records != 5 || early.Partitions[0].Next != 4 {

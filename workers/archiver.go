@@ -13,6 +13,7 @@ import (
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/archive"
 	"github.com/weftdata/weft/archiver"
+	"github.com/weftdata/weft/backfill"
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/objstore"
@@ -220,7 +221,9 @@ func (o ArchiveObjects) PutIfAbsent(ctx context.Context, key string, data []byte
 }
 
 // Delete removes an object.
-func (o ArchiveObjects) Delete(ctx context.Context, key string) error { return o.Store.Delete(ctx, key) }
+func (o ArchiveObjects) Delete(ctx context.Context, key string) error {
+	return o.Store.Delete(ctx, key)
+}
 
 // List yields objects in order of their keys.
 func (o ArchiveObjects) List(ctx context.Context, prefix, after string) iter.Seq2[archiver.Object, error] {
@@ -243,3 +246,9 @@ func (o ArchiveObjects) Keys(ctx context.Context, prefix, after string) iter.Seq
 		}
 	}
 }
+
+var (
+	_ activities.Archiver = (*Archives)(nil)
+	_ archiver.Objects    = ArchiveObjects{}
+	_ backfill.Objects    = ArchiveObjects{}
+)

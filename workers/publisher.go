@@ -181,13 +181,7 @@ func (p *Publications) teller(progress func(activities.Beat)) func(string, publi
 
 // openTopic opens the output topic for writing, and makes it if it is missing.
 func (p *Publications) openTopic(ctx context.Context, spec *jobspec.Spec) (publisher.Topic, error) {
-	name := spec.Sinks.Topic
-	for _, s := range spec.Sources {
-		if s.Topic == name {
-			return nil, &kafka.Error{Op: "open output topic " + name, Class: kafka.User, Hint: "name another one in sinks.topic",
-				Err: fmt.Errorf("the job %s reads it as source %s", spec.Job, s.Name)}
-		}
-	}
+	name := spec.Sinks.Topic // none of the sources': the parser of specs sees to that
 	t, created, err := p.Env.Kafka.CreateTopic(ctx, name, outputPartitions, map[string]string{
 		"cleanup.policy": "compact", "max.message.bytes": strconv.Itoa(outputRecordMax)})
 	if err != nil {

@@ -251,7 +251,9 @@ func (s *Sink) Write(ctx context.Context, epoch uint64, c *streaming.Changes) er
 			s.batch.Exceptions = append(s.batch.Exceptions, e)
 		}
 	}
-	// What is split is whole with its last part: only then has the shard got so far.
+	if c.More { // only with its last part has the shard got so far
+		return s.put(ctx, epoch)
+	}
 	session := &s.job.Config.Session
 	s.batch.Progress = &store.Mark{Seq: c.Last, Watermark: c.Watermark, Settle: session.Settle, MaxSpan: session.MaxSpan}
 	return s.put(ctx, epoch)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,8 @@ import (
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/weftdata/weft/stack"
 )
@@ -45,11 +48,28 @@ func DialTemporal(ctx context.Context, at stack.Addresses, identity string, logg
 	if err := secureTemporal(at, &options); err != nil {
 		return nil, fmt.Errorf("connect to Temporal at %s: %w", at.Temporal, err)
 	}
+	options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, reconnectSoon()...)
 	c, err := client.DialContext(ctx, options)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Temporal at %s: %w (is it running? the address comes from a flag, WEFT_TEMPORAL, or a running stack)", at.Temporal, err)
 	}
 	return c, nil
+}
+
+// reconnectSoon makes workers take up their work soon after an outage of Temporal. By the SDK's own settings they wait up to
+// 10 s between two tries to connect, and then up to 10 s more until they poll: a poll waits for the connection here instead.
+func reconnectSoon() []grpc.DialOption {
+	slow := backoff.DefaultConfig
+	slow.BaseDelay, slow.MaxDelay = 200*time.Millisecond, time.Second
+	return []grpc.DialOption{
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: slow, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
+			if strings.HasPrefix(path.Base(method), "Poll") {
+				o = append(o, grpc.WaitForReady(true))
+			}
+			return call(ctx, method, req, reply, cc, o...)
+		}),
+	}
 }
 
 // missingAttributes returns the search attributes that are not registered.

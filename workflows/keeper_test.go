@@ -101,6 +101,18 @@ func done(t *testing.T, env *testsuite.TestWorkflowEnvironment) {
 	}
 }
 
+// later calls f after a time, and fails the test if the workflow has ended by then.
+func later(t *testing.T, env *testsuite.TestWorkflowEnvironment, f func(), after time.Duration) {
+	t.Helper()
+	called := false
+	env.RegisterDelayedCallback(func() { called = true; f() }, after)
+	t.Cleanup(func() {
+		if !called {
+			t.Errorf("the workflow had ended before %s", after)
+		}
+	})
+}
+
 func broken(retryable bool) error {
 	return temporal.NewApplicationErrorWithOptions("no room in the bucket", activities.External, temporal.ApplicationErrorOptions{NonRetryable: !retryable})
 }
@@ -108,8 +120,8 @@ func broken(retryable bool) error {
 func TestShardRunsUntilItIsStopped(t *testing.T) {
 	env := shardEnvironment(t)
 	n := runs(env, func(int) error { return nil })
-	env.RegisterDelayedCallback(func() { expectState(t, env, Running) }, time.Hour)
-	env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalStop, Order{Reason: "over"}) }, 2*time.Hour)
+	later(t, env, func() { expectState(t, env, Running) }, time.Hour)
+	later(t, env, func() { env.SignalWorkflow(SignalStop, Order{Reason: "over"}) }, 2*time.Hour)
 	env.ExecuteWorkflow(ShardType, shardInput())
 	done(t, env)
 	expectState(t, env, Stopped)
@@ -127,7 +139,7 @@ func TestRunThatEndsWellStartsAgain(t *testing.T) {
 		}
 		return activities.Ended{}, activity.ErrResultPending
 	})
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		if s := expectState(t, env, Running); s.Last == nil || s.Last.Last.Checkpoint != 3 || s.Attempts != 0 {
 			t.Errorf("status %+v", s)
 		}
@@ -150,7 +162,7 @@ func TestCrashLoopIsSeenAndGoesOn(t *testing.T) {
 	})
 	crashed := 0
 	for _, at := range []time.Duration{20 * time.Second, 25 * time.Second, 45 * time.Second} {
-		env.RegisterDelayedCallback(func() {
+		later(t, env, func() {
 			s := expectState(t, env, CrashLooping)
 			if s.Error == nil || s.Error.Type != activities.External || !strings.Contains(s.Error.Message, "no room") || s.Attempts%10 != 0 || s.Attempts == 0 {
 				t.Errorf("status %+v, error %+v", s, s.Error)
@@ -158,7 +170,7 @@ func TestCrashLoopIsSeenAndGoesOn(t *testing.T) {
 			crashed++
 		}, at)
 	}
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		if s := expectState(t, env, Running); s.Attempts != 0 || s.Error == nil {
 			t.Errorf("after it ran for a while: %+v", s)
 		}
@@ -174,7 +186,7 @@ func TestCrashLoopIsSeenAndGoesOn(t *testing.T) {
 func TestBackoffGrowsAndIsBounded(t *testing.T) {
 	env := shardEnvironment(t)
 	n := runs(env, func(int) error { return broken(true) })
-	env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalStop, Order{}) }, 2*time.Hour)
+	later(t, env, func() { env.SignalWorkflow(SignalStop, Order{}) }, 2*time.Hour)
 	env.ExecuteWorkflow(ShardType, shardInput())
 	done(t, env)
 	// Ten attempts take 13 s and their pauses 10, 20, … 300 s: 26 or 27 rounds.
@@ -192,9 +204,9 @@ func TestRetryEndsTheBackoff(t *testing.T) {
 		return nil
 	})
 	for i := range 10 { // without these, six rounds take eight minutes
-		env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalRetry, Order{}) }, time.Duration(i)*20*time.Second)
+		later(t, env, func() { env.SignalWorkflow(SignalRetry, Order{}) }, time.Duration(i)*20*time.Second)
 	}
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		if *n != 61 {
 			t.Errorf("it ran %d times", *n)
 		}
@@ -212,16 +224,16 @@ func TestUselessRetriesWaitForAPerson(t *testing.T) {
 		}
 		return nil
 	})
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		if s := expectState(t, env, Failed); s.Error.Type != activities.OffsetGone || *n != 1 {
 			t.Errorf("it ran %d times: %+v", *n, s)
 		}
 		env.SignalWorkflow(SignalPause, Order{})
 	}, 30*time.Hour)
-	env.RegisterDelayedCallback(func() { expectState(t, env, Paused); env.SignalWorkflow(SignalResume, Order{}) }, 31*time.Hour)
-	env.RegisterDelayedCallback(func() { expectState(t, env, Failed); env.SignalWorkflow(SignalRetry, Order{}) }, 32*time.Hour)
-	env.RegisterDelayedCallback(func() { expectState(t, env, CrashLooping) }, 32*time.Hour+time.Minute)
-	env.RegisterDelayedCallback(func() { expectState(t, env, Running); env.SignalWorkflow(SignalStop, Order{}) }, 33*time.Hour)
+	later(t, env, func() { expectState(t, env, Paused); env.SignalWorkflow(SignalResume, Order{}) }, 31*time.Hour)
+	later(t, env, func() { expectState(t, env, Failed); env.SignalWorkflow(SignalRetry, Order{}) }, 32*time.Hour)
+	later(t, env, func() { expectState(t, env, CrashLooping) }, 32*time.Hour+time.Minute)
+	later(t, env, func() { expectState(t, env, Running); env.SignalWorkflow(SignalStop, Order{}) }, 33*time.Hour)
 	env.ExecuteWorkflow(ShardType, shardInput())
 	done(t, env)
 	if *n != 2 {
@@ -232,10 +244,10 @@ func TestUselessRetriesWaitForAPerson(t *testing.T) {
 func TestPauseAndResume(t *testing.T) {
 	env := shardEnvironment(t)
 	n := runs(env, func(int) error { return nil })
-	env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalPause, Order{}) }, time.Hour)
-	env.RegisterDelayedCallback(func() { expectState(t, env, Paused); env.SignalWorkflow(SignalResume, Order{}) }, 2*time.Hour)
-	env.RegisterDelayedCallback(func() { expectState(t, env, Running); env.SignalWorkflow(SignalPause, Order{}) }, 3*time.Hour)
-	env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalStop, Order{}) }, 4*time.Hour)
+	later(t, env, func() { env.SignalWorkflow(SignalPause, Order{}) }, time.Hour)
+	later(t, env, func() { expectState(t, env, Paused); env.SignalWorkflow(SignalResume, Order{}) }, 2*time.Hour)
+	later(t, env, func() { expectState(t, env, Running); env.SignalWorkflow(SignalPause, Order{}) }, 3*time.Hour)
+	later(t, env, func() { env.SignalWorkflow(SignalStop, Order{}) }, 4*time.Hour)
 	env.ExecuteWorkflow(ShardType, shardInput())
 	done(t, env)
 	if *n != 2 {
@@ -246,7 +258,7 @@ func TestPauseAndResume(t *testing.T) {
 func TestCancellationStops(t *testing.T) {
 	env := shardEnvironment(t)
 	runs(env, func(int) error { return nil })
-	env.RegisterDelayedCallback(env.CancelWorkflow, time.Hour)
+	later(t, env, env.CancelWorkflow, time.Hour)
 	env.ExecuteWorkflow(ShardType, shardInput())
 	if err := env.GetWorkflowError(); !temporal.IsCanceledError(err) {
 		t.Errorf("it ended with %v", err)
@@ -286,12 +298,12 @@ func TestGarbageChangesNothing(t *testing.T) {
 			env := shardEnvironment(t)
 			n := runs(env, func(int) error { return nil })
 			signals := []string{SignalStop, SignalPause, SignalResume, SignalRetry, "rollback", "__nobody"}
-			env.RegisterDelayedCallback(func() {
+			later(t, env, func() {
 				for _, s := range signals {
 					env.SignalWorkflow(s, raw)
 				}
 			}, time.Minute)
-			env.RegisterDelayedCallback(func() {
+			later(t, env, func() {
 				s := expectState(t, env, Running)
 				if s.Count != len(signals) || len(s.Rejected) != min(len(signals), rejectedMax) || *n != 1 {
 					t.Errorf("%d of %d rejected, %d runs: %+v", s.Count, len(signals), *n, s.Rejected)
@@ -312,12 +324,12 @@ func TestGarbageChangesNothing(t *testing.T) {
 func TestManyRejectedAreCounted(t *testing.T) {
 	env := shardEnvironment(t)
 	runs(env, func(int) error { return nil })
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		for range 100 {
 			env.SignalWorkflow(SignalStop, "x")
 		}
 	}, time.Minute)
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		if s := expectState(t, env, Running); s.Count != 100 || len(s.Rejected) != rejectedMax {
 			t.Errorf("%d counted, %d shown", s.Count, len(s.Rejected))
 		}
@@ -350,12 +362,12 @@ func TestContinueAsNewCarriesEverything(t *testing.T) {
 		}
 		return nil
 	})
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		env.SignalWorkflow(SignalStop, "x")
 		env.SignalWorkflow("rollback", "y")
 		env.SignalWorkflow(SignalPause, Order{})
 	}, time.Hour)
-	env.RegisterDelayedCallback(func() { env.SetContinueAsNewSuggested(true); env.SignalWorkflow(SignalPause, Order{}) }, 2*time.Hour)
+	later(t, env, func() { env.SetContinueAsNewSuggested(true); env.SignalWorkflow(SignalPause, Order{}) }, 2*time.Hour)
 	env.ExecuteWorkflow(ShardType, shardInput())
 	var again *workflow.ContinueAsNewError
 	if err := env.GetWorkflowError(); !errors.As(err, &again) || again.WorkflowType.Name != ShardType {
@@ -372,7 +384,7 @@ func TestContinueAsNewCarriesEverything(t *testing.T) {
 
 	next := shardEnvironment(t)
 	n := runs(next, func(int) error { return nil })
-	next.RegisterDelayedCallback(func() {
+	later(t, next, func() {
 		if s := expectState(t, next, Paused); s.Count != 2 || *n != 0 {
 			t.Errorf("the next run began with %+v, and ran %d times", s, *n)
 		}
@@ -399,9 +411,9 @@ func TestArchiveTakesMoreReaders(t *testing.T) {
 	})
 	second := JobVersion{Job: "audit", Version: 1}
 	for i, signal := range []any{second, second, "x", JobVersion{}, JobVersion{Job: "audit"}} {
-		env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalJobs, signal) }, time.Duration(i+1)*time.Minute)
+		later(t, env, func() { env.SignalWorkflow(SignalJobs, signal) }, time.Duration(i+1)*time.Minute)
 	}
-	env.RegisterDelayedCallback(func() {
+	later(t, env, func() {
 		if s := expectState(t, env, Running); len(s.Jobs) != 2 || s.Count != 3 {
 			t.Errorf("status %+v", s)
 		}
@@ -419,7 +431,7 @@ func TestPublisherRuns(t *testing.T) {
 	env.OnActivity("RunPublisher", mock.Anything, activities.PublishInput{Job: "payments"}).Return(func(context.Context, activities.PublishInput) (activities.Ended, error) {
 		return activities.Ended{}, activity.ErrResultPending
 	}).Once()
-	env.RegisterDelayedCallback(func() { expectState(t, env, Running); env.SignalWorkflow(SignalStop, Order{}) }, time.Hour)
+	later(t, env, func() { expectState(t, env, Running); env.SignalWorkflow(SignalStop, Order{}) }, time.Hour)
 	env.ExecuteWorkflow(PublisherType, PublisherInput{Job: "payments"})
 	done(t, env)
 	env.AssertExpectations(t)

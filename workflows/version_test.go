@@ -82,16 +82,17 @@ func versionStatus(t *testing.T, env *testsuite.TestWorkflowEnvironment) (s Vers
 	return s
 }
 
-// at calls f after a time.
-func at(env *testsuite.TestWorkflowEnvironment, after time.Duration, f func()) {
-	env.RegisterDelayedCallback(f, after)
+// at is later with the time first.
+func at(t *testing.T, env *testsuite.TestWorkflowEnvironment, after time.Duration, f func()) {
+	t.Helper()
+	later(t, env, f, after)
 }
 
 func report(shard int, state string) ShardReport { return ShardReport{Shard: shard, State: state} }
 
 func TestVersionStartsItsShards(t *testing.T) {
 	env, s := versionEnvironment(t, 3)
-	at(env, 90*time.Second, func() {
+	at(t, env, 90*time.Second, func() {
 		if s.starts != 3 || len(s.running) != 3 {
 			t.Errorf("%d starts: %v", s.starts, s.running)
 		}
@@ -121,18 +122,18 @@ func TestVersionShowsTheWorstOfItsShards(t *testing.T) {
 		{[]any{report(2, Failed), report(-1, Failed), report(0, "happy"), "x", nil, 7}, Paused}, // not understood
 		{[]any{report(1, Running)}, Running},
 	} {
-		at(env, time.Duration(i+1)*time.Minute, func() {
+		at(t, env, time.Duration(i+1)*time.Minute, func() {
 			for _, r := range c.reports {
 				env.SignalWorkflow(SignalShard, r)
 			}
 		})
-		at(env, time.Duration(i+1)*time.Minute+time.Second, func() {
+		at(t, env, time.Duration(i+1)*time.Minute+time.Second, func() {
 			if v := versionStatus(t, env); v.State != c.want {
 				t.Errorf("after %v it is %s, want %s", c.reports, v.State, c.want)
 			}
 		})
 	}
-	at(env, time.Hour, func() {
+	at(t, env, time.Hour, func() {
 		if v := versionStatus(t, env); v.Count != 6 {
 			t.Errorf("%d were rejected: %+v", v.Count, v.Rejected)
 		}
@@ -145,9 +146,9 @@ func TestVersionShowsTheWorstOfItsShards(t *testing.T) {
 func TestVersionPassesOrdersOnOnce(t *testing.T) {
 	env, s := versionEnvironment(t, 2)
 	for i, signal := range []string{SignalPause, SignalPause, SignalResume, SignalRetry, "rollback"} {
-		at(env, time.Duration(i+1)*10*time.Second, func() { env.SignalWorkflow(signal, Order{}) })
+		at(t, env, time.Duration(i+1)*10*time.Second, func() { env.SignalWorkflow(signal, Order{}) })
 	}
-	at(env, time.Hour, func() { env.SignalWorkflow(SignalStop, Order{}) })
+	at(t, env, time.Hour, func() { env.SignalWorkflow(SignalStop, Order{}) })
 	env.ExecuteWorkflow(VersionType, VersionInput{Job: "payments", Version: 1})
 	done(t, env)
 	slices.Sort(s.signals)
@@ -164,13 +165,13 @@ func TestVersionPassesOrdersOnOnce(t *testing.T) {
 
 func TestShardThatVanishesIsStartedAgain(t *testing.T) {
 	env, s := versionEnvironment(t, 2)
-	at(env, 5*time.Minute, func() {
+	at(t, env, 5*time.Minute, func() {
 		if err := env.SignalWorkflowByID(ShardID("payments", 1, 1), "vanish", Order{}); err != nil {
 			t.Error(err)
 		}
 	})
-	at(env, 5*time.Minute+10*time.Second, func() { env.SignalWorkflow(SignalPause, Order{}) })
-	at(env, 10*time.Minute, func() {
+	at(t, env, 5*time.Minute+10*time.Second, func() { env.SignalWorkflow(SignalPause, Order{}) })
+	at(t, env, 10*time.Minute, func() {
 		if s.starts != 3 {
 			t.Errorf("%d starts", s.starts)
 		}
@@ -204,23 +205,23 @@ func TestPrepareThatCannotIsSeenAndTriedAgain(t *testing.T) {
 			}
 		}
 	}
-	at(env, 10*time.Second, look(Failed, 4)) // the first three take 7 s
-	at(env, 11*time.Second, func() { env.SignalWorkflow(SignalRetry, Order{}) })
-	at(env, 12*time.Second, look(Failed, 5))
-	at(env, 30*time.Second, look(Preparing, 6))
-	at(env, time.Hour, look(Preparing, 6))
-	at(env, 2*time.Hour, func() { env.SignalWorkflow(SignalStop, Order{}) })
+	at(t, env, 10*time.Second, look(Failed, 4)) // the first three take 7 s
+	at(t, env, 11*time.Second, func() { env.SignalWorkflow(SignalRetry, Order{}) })
+	at(t, env, 12*time.Second, look(Failed, 5))
+	at(t, env, 30*time.Second, look(Preparing, 6))
+	at(t, env, time.Hour, look(Preparing, 6))
+	at(t, env, 2*time.Hour, func() { env.SignalWorkflow(SignalStop, Order{}) })
 	env.ExecuteWorkflow(VersionType, VersionInput{Job: "payments", Version: 1})
 	done(t, env)
 }
 
 func TestVersionContinuesAsNew(t *testing.T) {
 	env, s := versionEnvironment(t, 2)
-	at(env, time.Minute, func() {
+	at(t, env, time.Minute, func() {
 		env.SignalWorkflow(SignalShard, report(0, Running))
 		env.SignalWorkflow(SignalShard, report(1, Running))
 	})
-	at(env, time.Hour, func() { env.SetContinueAsNewSuggested(true) })
+	at(t, env, time.Hour, func() { env.SetContinueAsNewSuggested(true) })
 	env.ExecuteWorkflow(VersionType, VersionInput{Job: "payments", Version: 1})
 	var again *workflow.ContinueAsNewError
 	if err := env.GetWorkflowError(); !errors.As(err, &again) {
@@ -239,7 +240,7 @@ func TestVersionContinuesAsNew(t *testing.T) {
 		stopped++
 		return nil
 	})
-	at(next, time.Hour, func() {
+	at(t, next, time.Hour, func() {
 		if v := versionStatus(t, next); v.State != Running || s2.starts != 0 || len(s2.signals) != 0 {
 			t.Errorf("the next run: %+v, %d starts, signals %q", v, s2.starts, s2.signals)
 		}
@@ -254,7 +255,7 @@ func TestVersionContinuesAsNew(t *testing.T) {
 
 func TestCanceledVersionStopsItsShards(t *testing.T) {
 	env, s := versionEnvironment(t, 2)
-	at(env, time.Minute, env.CancelWorkflow)
+	at(t, env, time.Minute, env.CancelWorkflow)
 	env.ExecuteWorkflow(VersionType, VersionInput{Job: "payments", Version: 1})
 	if err := env.GetWorkflowError(); !temporal.IsCanceledError(err) {
 		t.Errorf("it ended with %v", err)

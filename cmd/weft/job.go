@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/user"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 	"golang.org/x/term"
 
 	"github.com/weftdata/weft/activities"
@@ -66,6 +68,7 @@ func newJobRunCommand() *cobra.Command {
 	c.Flags().BoolVar(&f.json, "json", false, "print what was started as one line of JSON")
 	workFlag(c, &f.work)
 	f.log.add(c)
+	addMetricsFlag(c, &f.metrics)
 	serverFlags(c, &f.at)
 	_ = c.MarkFlagRequired("spec") // it exists
 	return c
@@ -77,6 +80,7 @@ type jobRunFlags struct {
 	detach, json  bool
 	work          string
 	log           logFlags
+	metrics       string
 	at            stack.Addresses
 }
 
@@ -122,7 +126,10 @@ func (f *jobRunFlags) run(c *cobra.Command) error {
 		return err
 	}
 	watch := &runWatch{line: line, shards: map[int]streaming.Status{}}
-	s.versions.Observe = watch.observe
+	if err := s.serveMetrics(ctx, f.metrics); err != nil {
+		return err
+	}
+	s.versions.Observe = alsoObserve(s.versions.Observe, watch.observe)
 	shown, stopShowing := context.WithCancel(ctx)
 	var showing sync.WaitGroup
 	showing.Go(func() { watch.show(shown) })
@@ -148,8 +155,8 @@ func (f *jobRunFlags) start(ctx context.Context, s *servers, checked checkResult
 		return did, err
 	}
 	did = started{Job: v.Job, Version: v.Number, Existed: v.Existed}
-	begin := func(id, kind string, input any) error {
-		_, err := s.temporal.ExecuteWorkflow(ctx, startOptions(id), kind, input)
+	begin := func(id, kind string, version int, input any) error {
+		_, err := s.temporal.ExecuteWorkflow(ctx, startOptions(id, v.Job, version), kind, input)
 		if err != nil {
 			return fmt.Errorf("start the workflow %s: %w", id, err)
 		}
@@ -160,26 +167,36 @@ func (f *jobRunFlags) start(ctx context.Context, s *servers, checked checkResult
 	for _, source := range checked.spec.Sources {
 		// An archiver that runs already is told of another reader.
 		id := workflows.ArchiveID(source.Topic)
-		_, err := s.temporal.SignalWithStartWorkflow(ctx, id, workflows.SignalJobs, reader, startOptions(id), workflows.ArchiveType,
+		_, err := s.temporal.SignalWithStartWorkflow(ctx, id, workflows.SignalJobs, reader, startOptions(id, "", 0), workflows.ArchiveType,
 			workflows.ArchiveInput{Topic: source.Topic, Jobs: []activities.JobVersion{reader}})
 		if err != nil {
 			return did, fmt.Errorf("start the workflow %s: %w", id, err)
 		}
 		did.Workflows = append(did.Workflows, id)
 	}
-	err = begin(workflows.VersionID(v.Job, v.Number), workflows.VersionType,
+	err = begin(workflows.VersionID(v.Job, v.Number), workflows.VersionType, v.Number,
 		workflows.VersionInput{Job: v.Job, Version: v.Number, Shards: f.shards})
 	if sinks := checked.spec.Sinks; err == nil && (sinks.Topic != "" || sinks.Parquet) {
-		err = begin(workflows.PublisherID(v.Job), workflows.PublisherType, workflows.PublisherInput{Job: v.Job})
+		err = begin(workflows.PublisherID(v.Job), workflows.PublisherType, 0, workflows.PublisherInput{Job: v.Job})
 	}
 	return did, err
 }
 
-// startOptions are those of a workflow that may be running already, which is as good.
-func startOptions(id string) client.StartWorkflowOptions {
-	return client.StartWorkflowOptions{
+// startOptions are those of a workflow that may be running already, which is as good. It is found by job and version even
+// before a worker has looked at it; an empty job or a version of 0 is left out.
+func startOptions(id, job string, version int) client.StartWorkflowOptions {
+	o := client.StartWorkflowOptions{
 		ID: id, TaskQueue: activities.Queue, WorkflowIDConflictPolicy: enums.WORKFLOW_ID_CONFLICT_POLICY_USE_EXISTING,
 	}
+	var known []temporal.SearchAttributeUpdate
+	if job != "" {
+		known = append(known, temporal.NewSearchAttributeKeyKeyword("WeftJob").ValueSet(job))
+	}
+	if version > 0 {
+		known = append(known, temporal.NewSearchAttributeKeyKeyword("WeftVersion").ValueSet(strconv.Itoa(version)))
+	}
+	o.TypedSearchAttributes = temporal.NewSearchAttributes(known...)
+	return o
 }
 
 // readAssets reads the files that a spec names.

@@ -34,6 +34,8 @@ type jobState struct {
 	Phase    string     `json:"phase"` // empty until a control worker has looked at it
 	Started  time.Time  `json:"started"`
 	Runs     []runState `json:"runs,omitempty"` // of `job status`: its shards, or itself
+
+	Problem *workflows.Problem `json:"problem,omitempty"` // of `job status`: why it failed
 }
 
 // runState is an activity that runs for long.
@@ -176,6 +178,7 @@ func newJobStatusCommand() *cobra.Command {
 				}
 				for i := range list {
 					list[i].Runs = describeRuns(ctx, t, list[i])
+					list[i].Problem = problemOf(ctx, t, list[i])
 				}
 				if asJSON {
 					return printLines(c.OutOrStdout(), list)
@@ -212,6 +215,35 @@ func describeRuns(ctx context.Context, t client.Client, s jobState) (runs []runS
 		runs = append(runs, describeRun(ctx, t, id))
 	}
 	return runs
+}
+
+// queryTimeout bounds a query, which needs a control worker to answer.
+const queryTimeout = 3 * time.Second
+
+// problemOf asks a workflow that failed why; nil where it did not, or where nobody answers.
+func problemOf(ctx context.Context, t client.Client, s jobState) *workflows.Problem {
+	if s.Phase != workflows.Failed && s.Phase != workflows.CrashLooping {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	v, err := t.QueryWorkflow(ctx, s.Workflow, "", workflows.QueryStatus)
+	if err != nil {
+		return nil
+	}
+	var status struct {
+		Error  *workflows.Problem
+		Shards []workflows.ShardReport
+	}
+	if v.Get(&status) != nil {
+		return nil
+	}
+	for _, shard := range status.Shards {
+		if status.Error == nil {
+			status.Error = shard.Error
+		}
+	}
+	return status.Error
 }
 
 // shardIDs lists the shards of a version that run.
@@ -260,6 +292,9 @@ func printStatus(w io.Writer, list []jobState) error {
 	fmt.Fprintln(t, "RUN\tSTATE\tATTEMPT\tRECORDS\tLAG\tWATERMARK\tCHECKPOINT\tWORKER")
 	var failures []string
 	for _, s := range list {
+		if p := s.Problem; p != nil {
+			failures = append(failures, fmt.Sprintf("%s: %s (%s, %s)", s.Workflow, p.Message, p.Type, p.At.UTC().Format(time.DateTime)))
+		}
 		for _, r := range s.Runs {
 			b, mark := activities.Beat{}, "-"
 			if r.Beat != nil {
@@ -279,11 +314,19 @@ func printStatus(w io.Writer, list []jobState) error {
 		return err
 	}
 	for _, f := range failures {
-		if _, err := fmt.Fprintf(w, "%q\n", f); err != nil {
+		if _, err := fmt.Fprintf(w, "%s\n", strings.Map(printable, f)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printable keeps what a message quotes from steering a terminal.
+func printable(r rune) rune {
+	if r != '\n' && !strconv.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
 
 // stopWait is how long `job stop` waits for the last checkpoints.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/examples"
@@ -122,8 +124,8 @@ func (f *loadFlags) run(c *cobra.Command) (err error) {
 		return err
 	}
 	l.probe.scope = scope
-	if !f.quiet {
-		l.progress = c.ErrOrStderr()
+	if w, ok := c.ErrOrStderr().(*os.File); ok && !f.quiet && term.IsTerminal(int(w.Fd())) {
+		l.progress = w
 	}
 	result := &loaded{Job: job.Spec.Job, Generation: scope.Generation, Steps: []loadStep{}}
 	if f.max {

@@ -109,7 +109,7 @@ func (l *load) step(ctx context.Context, rate float64, length time.Duration) (s 
 	}
 	l.probe.fill(&s)
 	if l.progress != nil {
-		fmt.Fprintf(l.progress, "\r%s records/s: p99 %s, lag up to %s%20s\n", thousands(int64(s.RecordsPerSecond)), inSeconds(s.EndToEnd.P99), inSeconds(s.LagMax), "")
+		fmt.Fprintf(l.progress, clearLine+"%s records/s: p99 %s, lag up to %s\n", thousands(int64(s.RecordsPerSecond)), inSeconds(s.EndToEnd.P99), inSeconds(s.LagMax))
 	}
 	limit := l.flags.lag.Seconds()
 	s.Sustained = s.Samples > 0 && s.Missing == 0 && s.LagMax <= limit && s.Behind <= limit
@@ -204,7 +204,7 @@ func (l *load) show(s *loadStep, after time.Duration) {
 	if l.progress == nil {
 		return
 	}
-	fmt.Fprintf(l.progress, "\r%5.0f s  %s records, %s records/s, lag %s    ", after.Seconds(), thousands(s.Records),
+	fmt.Fprintf(l.progress, clearLine+"%5.0f s  %s records, %s records/s, lag %s", after.Seconds(), thousands(s.Records),
 		thousands(int64(float64(s.Records)/after.Seconds())), inSeconds(l.probe.lag(time.Now()).Seconds()))
 }
 

@@ -99,7 +99,7 @@ func listReports(ctx context.Context, r *reader) (*answer, error) {
 		return nil, err
 	}
 	a := &answer{}
-	t := &table{columns: []column{{name: "REPORT", least: 12}, {name: "FIRST WINDOW", drop: 1}, {name: "LAST WINDOW"}, {name: "BY", least: 10}, {name: "MEASURES", least: 10}}}
+	t := &table{columns: []column{{name: "REPORT", least: 12}, {name: "FIRST WINDOW", drop: 1}, {name: "LAST WINDOW"}, {name: "BY", least: 12}, {name: "MEASURES", least: 20}}}
 	for _, name := range names {
 		first, last, ok, err := r.ReportSpan(ctx, r.scope, name)
 		if err != nil {
@@ -345,7 +345,7 @@ func (t *reportTable) draw(s *screen, lines []*reportGroup, window bool) {
 		out.columns = append(out.columns, column{name: "WINDOW"})
 	}
 	for _, name := range t.fields {
-		out.columns = append(out.columns, column{name: safe(name, cellWidthMax), least: 6})
+		out.columns = append(out.columns, column{name: safe(name, cellWidthMax), least: 12})
 	}
 	for i, name := range t.measures {
 		out.columns = append(out.columns, column{name: safe(name, cellWidthMax), right: true, drop: i})

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -168,8 +169,8 @@ func pad(text string, width int, right bool) string {
 	return text + space
 }
 
-// column is one of a table. Where lines are too short, columns with a least width shrink to it, and then those with the
-// highest drop go, down to those without.
+// column is one of a table. Where lines are too short, columns with a least width shrink to it; then those with the highest
+// drop go, down to those without; then what can shrink does so further.
 type column struct {
 	name  string
 	right bool
@@ -191,19 +192,22 @@ type table struct {
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
 
-const columnGap = 2
+const (
+	columnGap = 2
+	shrunkMin = 6 // of a column that shrinks for want of others to go
+)
 
 // draw fits the table to the screen.
 func (t *table) draw(s *screen, indent int) {
 	widths := make([]int, len(t.columns))
 	for i, c := range t.columns {
-		widths[i] = len(c.name)
+		widths[i] = textWidth(c.name)
 		for _, row := range t.rows {
 			widths[i] = max(widths[i], textWidth(row[i].text))
 		}
 		switch {
-		case c.least > 0 && s.width > 0: // one long value must not push the columns apart
-			widths[i] = min(widths[i], max(c.least, s.width/4))
+		case c.least > 0 && s.width > 0 && i < len(t.columns)-1: // one long value must not push the columns apart
+			widths[i] = min(widths[i], max(c.least, s.width/3))
 		case c.least > 0:
 			widths[i] = min(widths[i], cellWidthMax)
 		}
@@ -211,7 +215,10 @@ func (t *table) draw(s *screen, indent int) {
 			widths[i] = -1
 		}
 	}
-	t.fit(widths, s.width-indent, s.width == 0)
+	var gone []string
+	if s.width > 0 {
+		gone = t.fit(widths, s.width-indent)
+	}
 	line := func(cell func(i int) (string, style)) {
 		text := strings.Repeat(" ", indent)
 		gap := ""
@@ -237,33 +244,46 @@ func (t *table) draw(s *screen, indent int) {
 			s.printf("%s%s\n", strings.Repeat(" ", indent+more), s.paint(t.under[n].how, safe(t.under[n].text, s.room(indent+more))))
 		}
 	}
+	if len(gone) > 0 {
+		note := "no room for " + strings.Join(gone, ", ") + ": see --json"
+		s.printf("%s%s\n", strings.Repeat(" ", indent), s.paint(faint, safe(note, s.room(indent))))
+	}
 }
 
-// fit narrows widths to a line; a dropped column has -1.
-func (t *table) fit(widths []int, line int, unbounded bool) {
-	for !unbounded {
-		sum, widest, gone := -columnGap, -1, -1
+// fit narrows widths to a line, and returns the names of the columns that it drops: these have the width -1.
+func (t *table) fit(widths []int, line int) (gone []string) {
+	whole := slices.Clone(widths)
+	for shrunk := false; ; {
+		sum, widest, drop := -columnGap, -1, -1
 		for i, c := range t.columns {
 			if widths[i] < 0 {
 				continue
 			}
 			sum += widths[i] + columnGap
-			if c.least > 0 && widths[i] > max(c.least, len(c.name)) && (widest < 0 || widths[i] > widths[widest]) {
+			least := c.least
+			if shrunk {
+				least = shrunkMin
+			}
+			if c.least > 0 && widths[i] > max(least, textWidth(c.name)) && (widest < 0 || widths[i] > widths[widest]) {
 				widest = i
 			}
-			if c.drop > 0 && (gone < 0 || c.drop > t.columns[gone].drop) {
-				gone = i
+			if c.drop > 0 && (drop < 0 || c.drop > t.columns[drop].drop) {
+				drop = i
 			}
 		}
 		switch {
 		case sum <= line:
-			return
+			return gone
 		case widest >= 0:
 			widths[widest]--
-		case gone >= 0:
-			widths[gone] = -1
+		case drop >= 0:
+			whole[drop] = -1
+			copy(widths, whole) // what was shrunk may have room now
+			gone = append(gone, t.columns[drop].name)
+		case !shrunk:
+			shrunk = true
 		default:
-			return
+			return gone
 		}
 	}
 }

@@ -347,7 +347,7 @@ func (x *session) drawScenarios(s *screen) {
 	if len(x.Scenarios) == 0 {
 		return
 	}
-	t := &table{columns: []column{{name: "SCENARIO", least: 20}, {name: "DECIDED AT"}, {name: ""}}}
+	t := &table{columns: []column{{name: "SCENARIO", least: 22}, {name: "DECIDED AT"}, {name: ""}}}
 	for _, name := range x.Scenarios {
 		how, note := red, ""
 		if x.isPending(name) {
@@ -359,8 +359,11 @@ func (x *session) drawScenarios(s *screen) {
 	t.draw(s, 2)
 }
 
-// laneLeast is the narrowest lane that shows steps by name.
-const laneLeast = 10
+// Widths below which the records' places give way to sources and steps.
+const (
+	laneLeast = 12
+	stepLeast = 18
+)
 
 // drawTimeline shows the events in a lane for each source: with the steps in the lanes where there is room, else with marks.
 func (x *session) drawTimeline(s *screen) {
@@ -398,7 +401,7 @@ func (x *session) drawTimeline(s *screen) {
 	}
 	if !inLanes {
 		t.columns = append(t.columns, column{name: strings.Repeat(" ", len(lanes))}, column{name: "SOURCE", least: laneLeast},
-			column{name: "STEP", least: laneLeast}, column{name: "RECORD", drop: 1})
+			column{name: "STEP", least: stepLeast}, column{name: "RECORD", drop: 1})
 	}
 	first := x.Events[0].Time
 	for _, e := range x.Events {

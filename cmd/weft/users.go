@@ -165,7 +165,7 @@ func (u *userTotals) draw(s *screen, shown []*session) {
 
 func (u *userTotals) drawTotals(s *screen) {
 	sums := slices.Sorted(maps.Keys(u.Sums))
-	t := &table{columns: []column{{name: "SCENARIO", least: 20}, {name: "SESSIONS", right: true}, {name: "PENDING", right: true}}}
+	t := &table{columns: []column{{name: "SCENARIO", least: 22}, {name: "SESSIONS", right: true}, {name: "PENDING", right: true}}}
 	for i, name := range sums {
 		t.columns = append(t.columns, column{name: safe(name, cellWidthMax), right: true, drop: i + 1})
 	}

@@ -220,8 +220,8 @@ func (f *verifyFlags) print(c *cobra.Command, result *verifyResult) error {
 // draw shows the result.
 func (r *verifyResult) draw(s *screen) {
 	s.printf("job %s, version %s, generation %d\n", safe(r.Job, 80), safe(r.Version, 40), r.Generation)
-	t := &table{columns: []column{{name: ""}, {name: "RECORDS", right: true, drop: 1}, {name: "SESSIONS", right: true}, {name: "DIGEST", least: 10},
-		{name: "REPORTS", least: 10}, {name: "REJECTS", right: true}, {name: ""}}}
+	t := &table{columns: []column{{name: ""}, {name: "RECORDS", right: true, drop: 1}, {name: "SESSIONS", right: true}, {name: "DIGEST", least: 14},
+		{name: "REPORTS", least: 14}, {name: "REJECTS", right: true}, {name: ""}}}
 	for _, row := range r.Compared {
 		text, how := "", plain
 		switch {

@@ -281,3 +281,46 @@ func TestVerifyFiles(t *testing.T) {
 		}
 	}
 }
+
+func TestVerifyReportsAlone(t *testing.T) {
+	v := newVerified(t)
+	v.settled()
+	v.change(store.Batch{Cells: []store.Cell{{Seq: 1000, Report: "volume", Window: 3_600_000_000, By: []store.Dimension{{Name: "channel"}},
+		Measures: []store.Measure{{Name: "events", Value: 1}}}}})
+	r := v.verify()
+	if r.Equal || len(r.Differences) > 0 || !strings.Contains(strings.Join(r.Notes, " "), "the sessions are equal and the reports are not") {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// busyObjects calls a function when a file of the archive is read.
+type busyObjects struct {
+	objstore.Store
+	read func()
+}
+
+func (o busyObjects) GetRange(ctx context.Context, key string, from, n int64) ([]byte, error) {
+	o.read()
+	return o.Store.GetRange(ctx, key, from, n)
+}
+
+func TestVerifyOfBusyStream(t *testing.T) {
+	v := newVerified(t)
+	v.settled()
+	v.verification.objects = busyObjects{v.objects, func() { v.change(store.Batch{Tombstones: []store.Tombstone{{Seq: 1000, ID: store.ID{1}}}}) }}
+	if r := v.verify(); !r.Equal { // nothing that counts
+		t.Errorf("got %+v", r)
+	}
+	gone := false
+	v.verification.objects = busyObjects{v.objects, func() {
+		if !gone {
+			gone = true
+			page, err := v.Sessions(t.Context(), store.SessionQuery{Scope: v.scope})
+			ok(t, err)
+			v.change(store.Batch{Tombstones: []store.Tombstone{{Seq: 1001, ID: page.Items[0].ID}}})
+		}
+	}}
+	if r, err := v.run(t.Context()); err == nil || !strings.Contains(err.Error(), "the stream went on while it was compared") {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}

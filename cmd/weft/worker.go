@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
 
+	"github.com/weftdata/weft/metrics"
 	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/workers"
 )
@@ -66,6 +67,7 @@ func newWorkerCommand() *cobra.Command {
 	c.Flags().IntVar(&f.slots, "slots", 4, "shards that run at once")
 	workFlag(c, &f.work)
 	f.log.add(c)
+	addMetricsFlag(c, &f.metrics)
 	serverFlags(c, &f.at)
 	_ = c.RegisterFlagCompletionFunc("only", cobra.FixedCompletions(workers.Roles(), cobra.ShellCompDirectiveNoFileComp)) // it exists
 	return c
@@ -77,6 +79,7 @@ type workerFlags struct {
 	version, slots int
 	work           string
 	log            logFlags
+	metrics        string
 	at             stack.Addresses
 }
 
@@ -114,13 +117,14 @@ func (f *workerFlags) run(c *cobra.Command) error {
 	role := "control"
 	if f.job != "" {
 		role = fmt.Sprintf("%s/%d", f.job, f.version)
-		logger = logger.With("job", f.job, "version", f.version)
 	}
 	s, err := connect(c.Context(), f.at, f.work, workers.Identity(role), logger)
 	if err != nil {
 		return err
 	}
-	err = s.work(c.Context(), cfg)
+	if err = s.serveMetrics(c.Context(), f.metrics); err == nil {
+		err = s.work(c.Context(), cfg)
+	}
 	return errors.Join(err, s.close())
 }
 
@@ -131,6 +135,7 @@ type servers struct {
 	identity string
 	log      *slog.Logger
 	versions *workers.Versions
+	metrics  *metrics.Metrics // nil: not served
 }
 
 // connect connects to all servers, and refuses a Temporal that is not set up.
@@ -162,8 +167,8 @@ func (s *servers) close() error {
 // work runs workers until ctx is done.
 func (s *servers) work(ctx context.Context, cfg workers.Config) error {
 	cfg.Env, cfg.Temporal, cfg.Identity, cfg.Log, cfg.Versions = s.env, s.temporal, s.identity, s.log, s.versions
-	cfg.Archiver = &workers.Archives{Env: s.env, Log: s.log}
-	cfg.Publisher = &workers.Publications{Env: s.env, Log: s.log}
+	cfg.Archiver = &workers.Archives{Env: s.env, Log: s.log, Observe: s.metrics.SetArchiver}
+	cfg.Publisher = &workers.Publications{Env: s.env, Log: s.log, Observe: s.metrics.SetPublisher}
 	s.versions.Slots = cfg.Slots
 	return workers.Run(ctx, cfg)
 }

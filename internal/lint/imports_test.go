@@ -43,10 +43,11 @@ func table() map[string]may {
 		"examples": {},
 		"paygen":   {code: []string{"event", "examples"}, test: core("backfill", "lines", "results")},
 
-		"streaming":        {code: core(), test: []string{"paygen"}}, // a benchmark
+		"streaming":        {code: core(), test: []string{"paygen"}},                      // a benchmark
 		"archiver":         {code: core("archive"), test: []string{"paygen", "backfill"}}, // what it writes is replayed
 		"publisher":        {code: []string{"event", "jobspec", "correlate", "results", "store", "objstore", "archive/pqfile"}, test: []string{"objstore/objtest"}},
 		"registry":         {code: []string{"jobspec", "objstore"}, test: []string{"objstore/objtest"}},
+		"metrics":          {code: core("streaming", "archiver", "publisher")},
 		"stack":            {},
 		"store":            {code: []string{"event", "jobspec", "correlate", "results"}},
 		"kafka":            {code: []string{"event", "jobspec", "correlate"}},
