@@ -295,6 +295,9 @@ func TestNewAttemptFirstEndsItsPredecessor(t *testing.T) {
 		if errs[2] != nil {
 			t.Errorf("the last one ended with %v", errs[2])
 		}
+		synctest.Wait() // a run leaves the list after its activity has returned
+		h.mu.Lock()
+		defer h.mu.Unlock()
 		if len(h.runs) != 0 {
 			t.Errorf("%d runs are still listed", len(h.runs))
 		}

@@ -80,8 +80,9 @@ func TestKilledAnywhere(t *testing.T) {
 	for _, outlet := range []Outlet{TopicOutlet, ParquetOutlet} {
 		for _, after := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/after=%t", outlet, after), func(t *testing.T) {
+				t.Parallel() // most of the time is spent waiting
 				deaths := 0
-				for kill := 0; ; kill += 1 + kill/5 {
+				for kill := 0; ; kill += 1 + kill/3 {
 					w := newWorld(t)
 					died := false
 					for i, step := range play(w) {
@@ -113,7 +114,7 @@ func TestKilledAnywhere(t *testing.T) {
 					}
 				}
 				t.Logf("%d runs died", deaths)
-				if deaths < 50 {
+				if deaths < 40 {
 					t.Errorf("only %d runs died", deaths)
 				}
 			})
@@ -126,7 +127,10 @@ func TestKilledAnywhere(t *testing.T) {
 func TestRandomWorlds(t *testing.T) {
 	for _, outlet := range []Outlet{TopicOutlet, ParquetOutlet} {
 		for seed := range uint64(*seeds) {
-			t.Run(fmt.Sprintf("%s/seed=%d", outlet, seed), func(t *testing.T) { randomWorld(t, outlet, rand.New(rand.NewPCG(seed, 5))) })
+			t.Run(fmt.Sprintf("%s/seed=%d", outlet, seed), func(t *testing.T) {
+				t.Parallel()
+				randomWorld(t, outlet, rand.New(rand.NewPCG(seed, 5)))
+			})
 		}
 	}
 }

@@ -41,9 +41,9 @@ type state struct {
 	Format  int             `json:"format"`
 	Job     string          `json:"job"`
 	Outlet  Outlet          `json:"outlet"`
-	Epoch   uint64          `json:"epoch"`  // number of the start that wrote it
-	Number  uint64          `json:"number"` // of the checkpoint
-	Map     store.Map       `json:"map"`    // that what is published follows
+	Epoch   uint64          `json:"epoch"`   // number of the start that wrote it
+	Number  uint64          `json:"number"`  // of the checkpoint
+	Map     store.Map       `json:"map"`     // that what is published follows
 	Cursors []Cursor        `json:"cursors"` // sorted by generation and shard
 	Switch  *switching      `json:"switch,omitempty"`
 	Mark    json.RawMessage `json:"mark,omitempty"` // of the outlet

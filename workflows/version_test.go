@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,9 +22,22 @@ import (
 
 // shards stands for the workflows of a version's shards: they record what they are told, and end when told to stop.
 type shards struct {
+	mu      sync.Mutex // activities and replaced signals have goroutines of their own
 	running map[string]bool
 	starts  int
 	signals []string // "id signal"
+}
+
+func (s *shards) set(id string, running bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running[id] = running
+}
+
+func (s *shards) runs(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running[id]
 }
 
 func (s *shards) run(ctx workflow.Context, raw converter.RawValue) error {
@@ -31,7 +46,7 @@ func (s *shards) run(ctx workflow.Context, raw converter.RawValue) error {
 		return err
 	}
 	id := ShardID(in.Job, in.Version, in.Shard)
-	s.running[id] = true
+	s.set(id, true)
 	s.starts++
 	var box inbox
 	box.Rejections = &Rejections{}
@@ -39,12 +54,12 @@ func (s *shards) run(ctx workflow.Context, raw converter.RawValue) error {
 		box.handlers = append(box.handlers, order(signal, func(Order) error {
 			s.signals = append(s.signals, id+" "+signal)
 			if signal == SignalStop || signal == "vanish" {
-				s.running[id] = false
+				s.set(id, false)
 			}
 			return nil
 		}))
 	}
-	for s.running[id] {
+	for s.runs(id) {
 		if err := workflow.Await(ctx, func() bool { return box.pending(ctx) }); err != nil {
 			return err
 		}
@@ -63,7 +78,7 @@ func versionEnvironment(t *testing.T, n int) (*testsuite.TestWorkflowEnvironment
 	}).Maybe()
 	env.OnActivity("Describe", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.DescribeInput) (d activities.Described, err error) {
 		for _, id := range in.IDs {
-			d.Running = append(d.Running, s.running[id])
+			d.Running = append(d.Running, s.runs(id))
 		}
 		return d, nil
 	}).Maybe()
@@ -232,12 +247,12 @@ func TestVersionContinuesAsNew(t *testing.T) {
 	}
 	next, s2 := versionEnvironment(t, 2)
 	for id := range s.running {
-		s2.running[id] = true
+		s2.set(id, true)
 	}
-	stopped := 0
+	var stopped atomic.Int64
 	next.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, SignalStop, mock.Anything).Return(func(_, id, _, _ string, _ any) error {
-		s2.running[id] = false
-		stopped++
+		s2.set(id, false)
+		stopped.Add(1)
 		return nil
 	})
 	at(t, next, time.Hour, func() {
@@ -248,8 +263,8 @@ func TestVersionContinuesAsNew(t *testing.T) {
 	})
 	next.ExecuteWorkflow(VersionType, converter.NewRawValue(again.Input.GetPayloads()[0]))
 	done(t, next)
-	if stopped != 2 {
-		t.Errorf("%d shards were stopped", stopped)
+	if stopped.Load() != 2 {
+		t.Errorf("%d shards were stopped", stopped.Load())
 	}
 }
 

@@ -148,7 +148,7 @@ func (r *reader) resolveGeneration(ctx context.Context, f *queryFlags) error {
 		if g.State != store.Ready {
 			continue
 		}
-		if f.generation == g.ID || f.version != "" {
+		if f.generation == g.ID || f.version != "" && g.Version == f.version && g.Kind == "live" {
 			r.scope.Generation = g.ID
 			return nil
 		}
