@@ -68,6 +68,8 @@ const (
 	Stopped       = "stopped"        // the workflow asked for it
 	Rotated       = "rotated"        // it ran for long: the next attempt starts with fresh time limits
 	WorkerStopped = "worker_stopped" // its process ends
+
+	done = "done" // it was all there was to do
 )
 
 // Ended says why a run ended and how far it was. It left a checkpoint behind.

@@ -71,6 +71,7 @@ var (
 	errSuperseded = errors.New("another attempt has started")
 	errStalled    = errors.New("the loop stood still")
 	errEnded      = errors.New("the run ended although nobody asked for it")
+	errDone       = errors.New("done") // what a run returns that ends by itself
 )
 
 // attempt is one run of an activity.
@@ -149,6 +150,9 @@ func (h *Host) keep(ctx context.Context, name string, body func(context.Context,
 	a.mu.Lock()
 	last := a.beat
 	a.mu.Unlock()
+	if errors.Is(err, errDone) {
+		return Ended{done, last}, nil
+	}
 	if err == nil {
 		for reason, end := range map[string]error{Stopped: errStop, Rotated: errRotate, WorkerStopped: errWorker} {
 			if errors.Is(cause, end) {

@@ -82,7 +82,7 @@ func TestKilledAnywhere(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/after=%t", outlet, after), func(t *testing.T) {
 				t.Parallel() // most of the time is spent waiting
 				deaths := 0
-				for kill := 0; ; kill += 1 + kill/3 {
+				for kill := 0; ; kill += 1 + kill/2 {
 					w := newWorld(t)
 					died := false
 					for i, step := range play(w) {
@@ -114,7 +114,7 @@ func TestKilledAnywhere(t *testing.T) {
 					}
 				}
 				t.Logf("%d runs died", deaths)
-				if deaths < 40 {
+				if deaths < 30 {
 					t.Errorf("only %d runs died", deaths)
 				}
 			})

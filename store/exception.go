@@ -112,7 +112,7 @@ func (s *Store) CountExceptions(ctx context.Context, job string, generation int6
 				return err
 			}, t.text(`SELECT source, reason, count(*) FROM exception{g} WHERE kind = $1
 				AND (time_us >= $2 AND time_us < $3 AND time_us <> $5 OR $4 = 1 AND time_us = $5) GROUP BY source, reason`),
-				int(kind), event.MinTime, event.MaxTime, timeless, event.MinTime)
+				int(kind), a.From, a.To, timeless, event.MinTime)
 		}
 		err := v.newestFirst(event.MinTime, event.MaxTime, func(a Assignment) (bool, error) { return part(a, 0) })
 		if n := len(v.Ranges); err == nil && n > 0 {

@@ -67,6 +67,11 @@ func TestProgress(t *testing.T) {
 		equal(t, f.progress(Scope{job, other.ID}), []string{"0: 1.1 at 7", "least 7"})
 		must(t, f.DropGeneration(t.Context(), job, other.ID))
 		fails(t, second(f.Progress(t.Context(), Scope{job, other.ID})), ErrNoGeneration, User)
+		if p, ok := f.db.(*postgresStore); ok {
+			left := -1
+			must(t, p.db.QueryRowContext(t.Context(), `SELECT count(*) FROM shard_progress WHERE generation = $1`, other.ID).Scan(&left))
+			equal(t, left, 0)
+		}
 	})
 }
 
@@ -98,6 +103,10 @@ func TestDecidedByOwnShard(t *testing.T) {
 		row := get(f.Session(t.Context(), f.scope(), id(7)))(t)
 		if row.Watermark != 15 || row.Settle != 1 || !row.Open() {
 			t.Errorf("session 7 is %+v, want it open at 15", row)
+		}
+		row = get(f.Session(t.Context(), f.scope(), id(8)))(t)
+		if row.Watermark != 30 || !row.Open() { // it has ended at 18 and settles at 31
+			t.Errorf("session 8 is %+v, want it open at 30", row)
 		}
 		row = get(f.Session(t.Context(), f.scope(), id(9)))(t)
 		if row.Watermark != 600 || row.Open() {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/jobspec"
+	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/operator"
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/stack"
@@ -50,7 +51,7 @@ func newJobRunCommand() *cobra.Command {
 		Short: "Register a version of a job, and run it",
 		Long: "Check a spec, register it as the next version of its job (the same spec as the latest is that version again), and\n" +
 			"start its workflows: the version with its shards, the archiver of each topic, and the publisher if the job has sinks.\n" +
-			"Topics must exist.\n\n" +
+			"Topics must exist, or be made with --create-topics.\n\n" +
 			"The command then does their work in this process until Ctrl-C, which saves a last checkpoint. The job stays deployed:\n" +
 			"the same command, or `weft worker`, goes on. With --detach it leaves the work to workers that run elsewhere.",
 		Example: "  weft job run --spec payments.yaml\n" +
@@ -63,6 +64,7 @@ func newJobRunCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&f.spec, "spec", "", "job spec, or - for standard input")
 	c.Flags().IntVar(&f.shards, "shards", 0, "shards of the version (default 1); more need shard_by in the spec")
+	c.Flags().Int32Var(&f.createTopics, "create-topics", 0, "make the sources' topics that do not exist, with so many partitions")
 	c.Flags().StringVar(&f.message, "message", "", "why there is a new version")
 	c.Flags().BoolVar(&f.detach, "detach", false, "start the workflows and return")
 	c.Flags().BoolVar(&f.json, "json", false, "print what was started as one line of JSON")
@@ -77,6 +79,7 @@ func newJobRunCommand() *cobra.Command {
 type jobRunFlags struct {
 	spec, message string
 	shards        int
+	createTopics  int32
 	detach, json  bool
 	work          string
 	log           logFlags
@@ -96,6 +99,9 @@ func (f *jobRunFlags) run(c *cobra.Command) error {
 	level, err := f.log.parse()
 	if f.shards < 0 {
 		err = errors.Join(err, fmt.Errorf("--shards %d: expected 1 or more", f.shards))
+	}
+	if f.createTopics < 0 {
+		err = errors.Join(err, fmt.Errorf("--create-topics %d: expected a number of partitions", f.createTopics))
 	}
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -142,8 +148,33 @@ func (f *jobRunFlags) run(c *cobra.Command) error {
 	return err
 }
 
-// start registers the version and starts its workflows.
+// checkTopics finds topics that do not exist before anything is started, and makes them where that was asked for.
+func (f *jobRunFlags) checkTopics(ctx context.Context, k *kafka.Client, spec *jobspec.Spec) error {
+	var missing []string
+	for _, source := range spec.Sources {
+		_, err := k.Topic(ctx, source.Topic)
+		if errors.Is(err, kafka.ErrNoTopic) && f.createTopics > 0 {
+			_, _, err = k.CreateTopic(ctx, source.Topic, f.createTopics, nil)
+		}
+		switch {
+		case errors.Is(err, kafka.ErrNoTopic):
+			missing = append(missing, source.Topic)
+		case err != nil:
+			return fmt.Errorf("source %s: %w", source.Name, err)
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("these topics do not exist: %s; create them, correct their names in the spec, or let --create-topics 4 make them",
+			strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// start registers the version and starts its workflows. Those that run already and wait after a failure try again.
 func (f *jobRunFlags) start(ctx context.Context, s *servers, checked checkResult) (did started, err error) {
+	if err := f.checkTopics(ctx, s.env.Kafka, checked.spec); err != nil {
+		return did, err
+	}
 	assets, err := readAssets(f.spec, checked.spec)
 	if err != nil {
 		return did, err
@@ -178,6 +209,11 @@ func (f *jobRunFlags) start(ctx context.Context, s *servers, checked checkResult
 		workflows.VersionInput{Job: v.Job, Version: v.Number, Shards: f.shards})
 	if sinks := checked.spec.Sinks; err == nil && (sinks.Topic != "" || sinks.Parquet) {
 		err = begin(workflows.PublisherID(v.Job), workflows.PublisherType, 0, workflows.PublisherInput{Job: v.Job})
+	}
+	for _, id := range did.Workflows {
+		if err == nil {
+			err = s.temporal.SignalWorkflow(ctx, id, "", workflows.SignalRetry, workflows.Order{Actor: author()})
+		}
 	}
 	return did, err
 }

@@ -407,7 +407,15 @@ func TestRawRecords(t *testing.T) {
 		t.Errorf("the archive holds %q, want %q", got, want)
 	}
 
-	// A record that was mended can be replayed; one that came late, too.
+	// A record that was mended can be replayed; one that came late, too, once for all its events.
+	s, err := store.Open(t.Context(), dsn, store.Options{})
+	ok(t, err)
+	page, err := s.Exceptions(t.Context(), store.ExceptionQuery{Scope: store.Scope{Job: "shop"}, Kind: store.Late})
+	ok(t, err)
+	another := page.Items[0].Exception
+	another.Index = 1
+	ok(t, s.Write(t.Context(), store.Owner{Generation: 1, Epoch: 1}, &store.Batch{Exceptions: []store.Exception{another}}))
+	ok(t, s.Close())
 	late := filepath.Join(dir, "late.jsonl")
 	ask(t, dsn, "rejects", "--late", "--raw", late)
 	ok(t, os.WriteFile(filepath.Join(dir, "job.yaml"), []byte(shopSpec), 0o600))
@@ -485,6 +493,29 @@ func TestRedrawFitsTheTerminal(t *testing.T) {
 	s := &screen{width: 60, height: 3}
 	if got, want := o.redraw(s, "1\n2\n3\n4\n"), "\x1b[2J\x1b[H1\x1b[K\n2\x1b[K\n2 more lines; every 1s, Ctrl-C ends\x1b[K\x1b[J"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestManySessions adds up more sessions than a page has.
+func TestManySessions(t *testing.T) {
+	dsn := shop(t)
+	s, err := store.Open(t.Context(), dsn, store.Options{})
+	ok(t, err)
+	var b store.Batch
+	for i := range 2*store.PageRowsMax + 500 {
+		id := store.ID{1, byte(i >> 8), byte(i)}
+		b.Sessions = append(b.Sessions, store.Session{Seq: 1000, ID: id, Start: 1, End: 2, Events: 1, User: []byte("bot"),
+			Body: fmt.Appendf(nil, `{"id":"%s","fields":{"amount":7,"channel":"x"},"scenarios":["delivered"],"decided":{"delivered":"2027-01-01T00:00:00Z"},"events":[]}`, id)})
+	}
+	ok(t, s.Write(t.Context(), store.Owner{Generation: 1, Epoch: 1}, &b))
+	ok(t, s.Close())
+	var u userTotals
+	ok(t, json.Unmarshal([]byte(ask(t, dsn, "users", "bot", "--json", "--limit", "0")), &u))
+	if one := u.Scenarios["delivered"]; u.Sessions != 2500 || u.Open != 0 || u.Truncated || u.Sums["amount"] != 17500 || one.Sessions != 2500 || one.Pending != 2500 {
+		t.Errorf("got %+v with %+v", u, u.Scenarios["delivered"])
+	}
+	if n := strings.Count(ask(t, dsn, "sessions", "--user", "bot", "--limit", "1700", "--json"), "\n"); n != 1701 {
+		t.Errorf("%d lines, want 1700 sessions and where to go on", n)
 	}
 }
 
