@@ -36,7 +36,11 @@ test: ## check formatting, vet, build and test everything
 
 .PHONY: test-stack
 test-stack: ## test the embedded servers and the whole way through them (the first build takes 6 minutes)
-	cd devstack && $(GO) vet ./... && $(GO) test -timeout 10m ./...
+	cd devstack && $(GO) vet ./... && $(GO) test -timeout 20m ./...
+
+.PHONY: chaos
+chaos: ## the chaos test at full size: 200,000 purchases, 20 kills (10 minutes; CHAOS_SEED repeats a run)
+	cd devstack && WEFT_CHAOS_ORDERS=200000 WEFT_CHAOS_KILLS=20 WEFT_CHAOS_SEED=$(CHAOS_SEED) $(GO) test -timeout 25m -count=1 -v -run 'TestChaos$$' ./e2e
 
 .PHONY: bench
 bench: build ## benchmarks of the packages, then the whole engine on 100,000 purchases

@@ -56,7 +56,7 @@ func (c *Core) emit(out Output, final bool, frags ...uint32) {
 		if !final {
 			number, contrib = c.contribs.get()
 		}
-		c.reports.add(c, row, contrib)
+		c.reports.add(&c.cfg, row, contrib)
 	}
 
 	for _, k := range frags {

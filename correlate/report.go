@@ -56,11 +56,11 @@ func (c *reportCell) window() event.Micros {
 func (r *reports) values(c *reportCell) []int64 { return r.measures[c.report].at(c.measures) }
 
 // add counts a session in its cells and writes down what it added.
-func (r *reports) add(c *Core, row *Row, contrib []int64) {
+func (r *reports) add(cfg *Config, row *Row, contrib []int64) {
 	at := 0
-	for i := range c.cfg.Reports {
-		p := &c.cfg.Reports[i]
-		n := r.find(&c.cfg, i, row)
+	for i := range cfg.Reports {
+		p := &cfg.Reports[i]
+		n := r.find(cfg, i, row)
 		cell := r.cells.at(n)
 		sums := r.values(cell)
 		m := contrib[at+1 : at+1+len(p.Measures)]

@@ -24,11 +24,12 @@ const manifestVersion = 2
 type manifest struct {
 	Version    int              `json:"version"`
 	Shard      string           `json:"shard"`
-	Epoch      uint64           `json:"epoch"`      // of the run that wrote it
-	Nonce      string           `json:"nonce"`      // of this write: who reads back its own has written
-	Number     uint64           `json:"number"`     // of the checkpoint; 0 before the first
-	Sequence   uint64           `json:"sequence"`   // of the last change in the state
-	StateEpoch uint64           `json:"stateEpoch"` // of the run that the state is of
+	Epoch      uint64           `json:"epoch"`             // of the run that wrote it
+	Nonce      string           `json:"nonce"`             // of this write: who reads back its own has written
+	Number     uint64           `json:"number"`            // of the checkpoint; 0 before the first
+	Sequence   uint64           `json:"sequence"`          // of the last change in the state
+	StateEpoch uint64           `json:"stateEpoch"`        // of the run that the state is of
+	Pending    int              `json:"pending,omitempty"` // changed sessions and cells in the state that were not handed out yet
 	Watermark  int64            `json:"watermark"`
 	Partitions []partitionState `json:"partitions"`
 	Groups     *groupsState     `json:"groups,omitempty"` // of one of several shards

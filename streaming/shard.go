@@ -159,7 +159,8 @@ func (s *shard) claim(ctx context.Context) (before manifest, err error) {
 	}
 	before = s.saved.current
 	claim := s.manifest()
-	claim.Number, claim.Sequence, claim.StateEpoch, claim.Files = before.Number, before.Sequence, before.StateEpoch, before.Files
+	claim.Number, claim.Sequence, claim.StateEpoch, claim.Pending = before.Number, before.Sequence, before.StateEpoch, before.Pending
+	claim.Files = before.Files
 	claim.Spill = before.Spill
 	return before, s.saved.put(ctx, claim)
 }
@@ -471,7 +472,7 @@ func (s *shard) checkpoint(ctx context.Context) {
 	}
 	m := s.manifest()
 	m.Number = s.saved.current.Number + 1
-	m.Sequence, m.StateEpoch = s.core.Sequence(), s.epoch
+	m.Sequence, m.StateEpoch, m.Pending = s.core.Sequence(), s.epoch, s.core.Pending()
 	s.state = s.core.AppendPart(s.state[:0])
 	m.Files = s.saved.files(s.core, &m, s.state)
 	spilled := s.spill.checkpoint(m.Number)

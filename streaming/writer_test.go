@@ -13,7 +13,7 @@ import (
 	"github.com/weftdata/weft/event"
 )
 
-const forever = 24 * time.Hour
+const forever = 10 * time.Minute
 
 // hang makes the sink take so long for every write, from now on.
 func (s *stage) hang(d time.Duration) {

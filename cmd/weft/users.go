@@ -123,7 +123,7 @@ func (f *usersFlags) ask(ctx context.Context, r *reader, q store.SessionQuery) (
 				shown = append(shown, x)
 			}
 		}
-		if q.After = next; next == "" || true {
+		if q.After = next; next == "" {
 			break
 		}
 		if u.Truncated = u.Sessions >= userSessionsMax; u.Truncated {

@@ -400,6 +400,7 @@ func (v *verification) differences(ctx context.Context, file, what string) (list
 type checkpointed struct {
 	Sequence   uint64 `json:"sequence"`
 	StateEpoch uint64 `json:"stateEpoch"`
+	Pending    int    `json:"pending"`
 	Partitions []struct {
 		Topic string `json:"topic"`
 		ID    int32  `json:"partition"`
@@ -483,6 +484,8 @@ func (v *verification) read(ctx context.Context, ends offsets) (at offsets, lags
 			lags = append(lags, fmt.Sprintf("shard %d has no checkpoint", p.Shard))
 		} else if own := (store.Position{Epoch: m.StateEpoch, Seq: m.Sequence}); p.Position.Epoch > own.Epoch || p.Position.Epoch == own.Epoch && p.Position.Seq != own.Seq {
 			lags = append(lags, fmt.Sprintf("shard %d has written more than its last checkpoint", p.Shard))
+		} else if m.Pending > 0 {
+			lags = append(lags, fmt.Sprintf("shard %d has %d changes to write", p.Shard, m.Pending))
 		}
 	}
 	at = offsets{}

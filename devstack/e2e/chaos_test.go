@@ -30,12 +30,13 @@ import (
 // TestChaos streams a payment environment through real processes while they are killed, stopped and cut off at random, and
 // then asks `weft verify` whether the store and the archive hold exactly what a replay of the files gives.
 //
-// WEFT_CHAOS_ORDERS, WEFT_CHAOS_KILLS and WEFT_CHAOS_SEED choose another size, number of kills and seed.
+// WEFT_CHAOS_ORDERS, WEFT_CHAOS_KILLS and WEFT_CHAOS_SEED choose another size, number of kills and seed; `make chaos` runs it
+// at full size.
 func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
-	orders, kills := fromEnv(t, "WEFT_CHAOS_ORDERS", 200_000), fromEnv(t, "WEFT_CHAOS_KILLS", 20)
+	orders, kills := fromEnv(t, "WEFT_CHAOS_ORDERS", 20_000), fromEnv(t, "WEFT_CHAOS_KILLS", 8)
 	seed := uint64(fromEnv(t, "WEFT_CHAOS_SEED", int(time.Now().UnixNano()&0xffff_ffff)))
 	t.Logf("seed %d: repeat with WEFT_CHAOS_SEED=%d", seed, seed)
 	c := newChaos(t, seed, 12*time.Minute)
@@ -71,7 +72,8 @@ type chaos struct {
 	ctx       context.Context
 	r         *rand.Rand
 	dir       string
-	weft, dev string // binaries
+	weft, dev string   // binaries
+	ports     []string // flags of the stack, which keeps its ports when it is killed
 	inputs    []string
 	env       []string
 	at        stack.Addresses
@@ -86,8 +88,15 @@ func newChaos(t *testing.T, seed uint64, limit time.Duration) *chaos {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	return &chaos{T: t, ctx: ctx, r: rand.New(rand.NewPCG(seed, 5)), dir: dir,
+	c := &chaos{T: t, ctx: ctx, r: rand.New(rand.NewPCG(seed, 5)), dir: dir,
 		weft: filepath.Join(dir, "weft"), dev: filepath.Join(dir, "weft-dev")}
+	for _, name := range []string{"--temporal-port", "--kafka-port", "--s3-port"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		c.must(err)
+		c.ports = append(c.ports, name, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		c.must(l.Close())
+	}
+	return c
 }
 
 func (c *chaos) must(err error) {
@@ -109,36 +118,40 @@ func (c *chaos) prepare(orders int) {
 	}
 }
 
-// startStack starts the embedded servers, again at the same ports, and a wire to the object store.
+// file is where the stack says where it is.
+func (c *chaos) file() string { return filepath.Join(c.dir, "stack.json") }
+
+// startServers starts the embedded servers, again at the same ports.
+func (c *chaos) startServers() {
+	c.Helper()
+	args := append([]string{"up", "--data", filepath.Join(c.dir, "stack"), "--json"}, c.ports...)
+	c.stack = c.launch("stack", []string{"WEFT_STACK_FILE=" + c.file()}, c.dev, args...)
+	select {
+	case line := <-c.stack.first:
+		if json.Unmarshal([]byte(line), &c.at) != nil {
+			c.Fatalf("the servers did not start: %s", c.stack.tail())
+		}
+	case <-c.ctx.Done():
+		c.Fatalf("the servers did not start: %s", c.stack.tail())
+	}
+	var err error
+	c.at, err = stack.Read(c.file()) // it has what is not printed
+	c.must(err)
+}
+
+// startStack starts the servers, and a wire to the object store.
 func (c *chaos) startStack() {
 	c.Helper()
-	data := filepath.Join(c.dir, "stack")
-	file := filepath.Join(c.dir, "stack.json")
-	p := c.launch("stack", []string{"WEFT_STACK_FILE=" + file}, c.dev, "up", "--data", data, "--json")
-	c.stack = p
-	select {
-	case line := <-p.first:
-		c.must(json.Unmarshal([]byte(line), &c.at))
-	case <-p.done:
-		c.Fatalf("the stack ended: %s", p.tail())
-	case <-c.ctx.Done():
-		c.Fatalf("the stack did not start: %s", p.tail())
-	}
+	c.startServers()
 	if c.s3 == nil {
 		c.s3 = newWire(c.T, strings.TrimPrefix(c.at.S3, "http://"))
 	}
-	c.must(stackFile(file, &c.at)) // the file has what is not printed
 	c.env = []string{
 		"WEFT_TEMPORAL=" + c.at.Temporal, "WEFT_KAFKA=" + c.at.Kafka, "WEFT_S3=http://" + c.s3.address(), "WEFT_STORE=" + c.at.Store,
 		"WEFT_S3_BUCKET=" + c.at.S3Bucket,
 		"WEFT_S3_ACCESS_KEY_FILE=" + c.at.S3AccessKeyFile, "WEFT_S3_SECRET_KEY_FILE=" + c.at.S3SecretKeyFile,
 		"WEFT_STACK_FILE=",
 	}
-}
-
-func stackFile(name string, a *stack.Addresses) (err error) {
-	*a, err = stack.Read(name)
-	return err
 }
 
 // startJob registers and starts the job, a control worker and two processes for its shards, each of which could run all.

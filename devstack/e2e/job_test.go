@@ -73,7 +73,50 @@ func TestJobRunsThroughKills(t *testing.T) {
 type jobTest struct {
 	*chaos
 	job   *process
-	ports []string // flags
+	want  string   // digests of sessions and reports
+	st    *stream
+}
+
+func newJobTest(t *testing.T, orders int) *jobTest {
+	j := &jobTest{chaos: newChaos(t, 1, 5*time.Minute)}
+	j.prepare(orders)
+	var want struct{ Digests map[string]string }
+	inputs := append([]string{"replay", "--out", "result", "--json"}, j.inputs...)
+	j.must(json.Unmarshal(run(t, j.dir, j.weft, inputs...), &want))
+	j.want = want.Digests["sessions"] + " " + want.Digests["reports"]
+	j.startServers()
+	up := time.Now()
+	j.produce()
+	j.await("the shard runs again", func() bool { return len(starts(t, j.job.log)) == 2 })
+	j.await("the digest is that of the replay", func() bool { return j.digest() == j.want })
+	t.Logf("the digest was right %s after the servers were back", time.Since(up).Round(time.Second))
+
+	if s := j.shard(); s.State != "running" || s.Attempt == 0 {
+		t.Errorf("the shard is %+v", s)
+	}
+	if got := starts(t, j.job.log); len(got) != 2 {
+		t.Errorf("this process ran the shard in the epochs %v: expected one at first, and one after the outage", got)
+	}
+	j.command("job", "stop", "payments", "--reason", "the test is over")
+	if list := strings.TrimSpace(string(j.command("job", "list", "--json"))); list != "" {
+		t.Errorf("after the stop these run: %s", list)
+	}
+	if err := j.job.signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-j.job.done
+	if j.job.err != nil {
+		t.Errorf("the process ended with %v: %s", j.job.err, j.job.tail())
+	}
+	if got := j.digest(); got != j.want {
+		t.Errorf("after the stop the digest is %s, want %s", got, j.want)
+	}
+}
+
+// jobTest is a job over servers at ports of their own, which stay the same when they are killed.
+type jobTest struct {
+	*chaos
+	job   *process
 	want  string   // digests of sessions and reports
 	st    *stream
 }
@@ -92,27 +135,10 @@ func newJobTest(t *testing.T, orders int) *jobTest {
 		j.must(l.Close())
 	}
 	j.startServers()
+	j.env = []string{"WEFT_STACK_FILE=" + j.file()}
 	j.st = openStream(t, j.ctx, j.at, filepath.Join(j.dir, "pay/job.yaml"))
 	t.Cleanup(func() { _ = j.st.store.Close() }) // only read
 	return j
-}
-
-func (j *jobTest) startServers() {
-	file := filepath.Join(j.dir, "stack.json")
-	j.env = []string{"WEFT_STACK_FILE=" + file}
-	args := append([]string{"up", "--data", filepath.Join(j.dir, "stack"), "--json"}, j.ports...)
-	j.stack = j.launch("stack", j.env, j.dev, args...)
-	select {
-	case line := <-j.stack.first:
-		if json.Unmarshal([]byte(line), &j.at) != nil {
-			j.Fatalf("the servers did not start: %s", j.stack.tail())
-		}
-		var err error
-		j.at, err = stack.Read(file)
-		j.must(err)
-	case <-j.ctx.Done():
-		j.Fatalf("the servers did not start: %s", j.stack.tail())
-	}
 }
 
 func (j *jobTest) runJob() {

@@ -38,7 +38,7 @@ func table() map[string]may {
 		"archive":        {code: []string{"event", "archive/pqfile"}},
 		"archive/pqfile": {},
 		"results":        {code: []string{"event", "jobspec", "correlate", "archive/pqfile"}},
-		"backfill":       {code: core("lines", "archive", "results"), test: []string{"paygen", "examples"}},
+		"backfill":       {code: core("lines", "archive", "results", "store", "objstore"), test: []string{"paygen", "examples", "objstore/objtest"}},
 
 		"examples": {},
 		"paygen":   {code: []string{"event", "examples"}, test: core("backfill", "lines", "results")},
