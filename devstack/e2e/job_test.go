@@ -3,8 +3,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/store"
 )
 
@@ -72,9 +69,9 @@ func TestJobRunsThroughKills(t *testing.T) {
 // jobTest is a job over servers at ports of their own, which stay the same when they are killed.
 type jobTest struct {
 	*chaos
-	job   *process
-	want  string   // digests of sessions and reports
-	st    *stream
+	job  *process
+	want string // digests of sessions and reports
+	st   *stream
 }
 
 func newJobTest(t *testing.T, orders int) *jobTest {
@@ -84,56 +81,6 @@ func newJobTest(t *testing.T, orders int) *jobTest {
 	inputs := append([]string{"replay", "--out", "result", "--json"}, j.inputs...)
 	j.must(json.Unmarshal(run(t, j.dir, j.weft, inputs...), &want))
 	j.want = want.Digests["sessions"] + " " + want.Digests["reports"]
-	j.startServers()
-	up := time.Now()
-	j.produce()
-	j.await("the shard runs again", func() bool { return len(starts(t, j.job.log)) == 2 })
-	j.await("the digest is that of the replay", func() bool { return j.digest() == j.want })
-	t.Logf("the digest was right %s after the servers were back", time.Since(up).Round(time.Second))
-
-	if s := j.shard(); s.State != "running" || s.Attempt == 0 {
-		t.Errorf("the shard is %+v", s)
-	}
-	if got := starts(t, j.job.log); len(got) != 2 {
-		t.Errorf("this process ran the shard in the epochs %v: expected one at first, and one after the outage", got)
-	}
-	j.command("job", "stop", "payments", "--reason", "the test is over")
-	if list := strings.TrimSpace(string(j.command("job", "list", "--json"))); list != "" {
-		t.Errorf("after the stop these run: %s", list)
-	}
-	if err := j.job.signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	<-j.job.done
-	if j.job.err != nil {
-		t.Errorf("the process ended with %v: %s", j.job.err, j.job.tail())
-	}
-	if got := j.digest(); got != j.want {
-		t.Errorf("after the stop the digest is %s, want %s", got, j.want)
-	}
-}
-
-// jobTest is a job over servers at ports of their own, which stay the same when they are killed.
-type jobTest struct {
-	*chaos
-	job   *process
-	want  string   // digests of sessions and reports
-	st    *stream
-}
-
-func newJobTest(t *testing.T, orders int) *jobTest {
-	j := &jobTest{chaos: newChaos(t, 1, 5*time.Minute)}
-	j.prepare(orders)
-	var want struct{ Digests map[string]string }
-	inputs := append([]string{"replay", "--out", "result", "--json"}, j.inputs...)
-	j.must(json.Unmarshal(run(t, j.dir, j.weft, inputs...), &want))
-	j.want = want.Digests["sessions"] + " " + want.Digests["reports"]
-	for _, name := range []string{"--temporal-port", "--kafka-port", "--s3-port"} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		j.must(err)
-		j.ports = append(j.ports, name, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
-		j.must(l.Close())
-	}
 	j.startServers()
 	j.env = []string{"WEFT_STACK_FILE=" + j.file()}
 	j.st = openStream(t, j.ctx, j.at, filepath.Join(j.dir, "pay/job.yaml"))
