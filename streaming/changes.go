@@ -204,7 +204,8 @@ func (c *Changes) Cell(seq uint64, r *correlate.Cell) {
 // Late notes an event that came too late to link, with the record that it is from.
 func (c *Changes) Late(b *event.Batch, i int) {
 	e := &b.Events[i]
-	x := Exception{Source: e.Source, Partition: e.Partition, Offset: e.Offset, Index: e.Index, Time: e.Time}
+	x := Exception{Source: e.Source, Partition: e.Partition, Offset: e.Offset, Index: e.Index, Time: e.Time,
+		Detail: string(b.Steps[e.Step])}
 	x.Raw = c.recordOf(b, event.Record{Source: e.Source, Partition: e.Partition, Offset: e.Offset})
 	c.LateEvents = append(c.LateEvents, x)
 }

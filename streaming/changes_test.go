@@ -109,7 +109,8 @@ func TestLateRecords(t *testing.T) {
 			r := event.Record{Source: 1, Partition: int32(round), Offset: int64(i)}
 			b.Add(r, fmt.Appendf(nil, "record %d of round %d", i, round))
 			for k := range i % 4 {
-				b.Events = append(b.Events, event.Event{Source: 1, Partition: int32(round), Offset: int64(i), Index: uint16(k)})
+				b.Events = append(b.Events, event.Event{Source: 1, Partition: int32(round), Offset: int64(i), Index: uint16(k),
+					Step: b.Step(fmt.Appendf(nil, "step %d", i%7))})
 			}
 		}
 		c.take(func(out correlate.Output) {
@@ -126,6 +127,11 @@ func TestLateRecords(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("the records of late events are not theirs")
 	}
+	for _, x := range c.LateEvents {
+		if want := fmt.Sprintf("step %d", x.Offset%7); x.Detail != want {
+			t.Fatalf("the late event of record %d is %q, want %q", x.Offset, x.Detail, want)
+		}
+	}
 	b.Events = []event.Event{{Source: 1, Partition: 9, Offset: 1}}
 	c.Late(&b, 0)
 	if x := c.LateEvents[len(c.LateEvents)-1]; x.Raw != nil {
@@ -139,7 +145,7 @@ func BenchmarkLate(b *testing.B) {
 	var batch event.Batch
 	for i := range 4000 {
 		batch.Add(event.Record{Offset: int64(i)}, make([]byte, 300))
-		batch.Events = append(batch.Events, event.Event{Offset: int64(i)})
+		batch.Events = append(batch.Events, event.Event{Offset: int64(i), Step: batch.Step([]byte("paid"))})
 	}
 	for b.Loop() {
 		c.take(func(out correlate.Output) {

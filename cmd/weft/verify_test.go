@@ -29,6 +29,7 @@ type verified struct {
 	dsn     string
 	objects *objstore.Local
 	records map[string][]archive.Record // by topic
+	pending int                         // changes that the next checkpoint has and the store has not
 }
 
 var shopTopics = []string{"shop.channel", "shop.game", "shop.orders"}
@@ -90,7 +91,7 @@ func (v *verified) checkpoint(epoch, sequence uint64, behind int64) {
 	for topic, records := range v.records {
 		list = append(list, map[string]any{"topic": topic, "partition": 0, "next": int64(len(records)) - behind})
 	}
-	text, err := json.Marshal(map[string]any{"stateEpoch": epoch, "sequence": sequence, "partitions": list})
+	text, err := json.Marshal(map[string]any{"stateEpoch": epoch, "sequence": sequence, "pending": v.pending, "partitions": list})
 	ok(v.t, err)
 	v.put("checkpoints/shop/1/0/manifest.json", text)
 	v.put("checkpoints/shop/1/0/state-1", []byte("state"))
@@ -216,6 +217,10 @@ func TestVerifyTellsWhatLags(t *testing.T) {
 	lags("the stream has saved shop.channel/0 up to 4 of 5; the stream has saved shop.game/0 up to 2 of 3; the stream has saved shop.orders/0 up to 4 of 5")
 	v.checkpoint(at.Epoch, at.Seq-1, 0)
 	lags("shard 0 has written more than its last checkpoint")
+	v.pending = 3
+	v.checkpoint(at.Epoch, at.Seq, 0)
+	lags("shard 0 has 3 changes to write")
+	v.pending = 0
 	v.checkpoint(at.Epoch, at.Seq, 0)
 	lags("the archive has shop.channel/0 up to 0 of 5")
 	v.archive("shop.channel", 0, 0, 5)
