@@ -32,9 +32,15 @@ type PlanInput struct {
 	Range
 	// Publish says that the result is to be served, so that what a live shard can still change is clipped.
 	Publish     bool   `json:"publish"`
-	Newest      bool   `json:"newest,omitempty"` // the newest chunk first
-	Parallelism int    `json:"parallelism"`      // slices that run at once
-	Slice       string `json:"slice,omitempty"`  // length of a slice; empty: the engine's choice
+	Parallelism int    `json:"parallelism"`     // slices that run at once
+	Slice       string `json:"slice,omitempty"` // length of a slice; empty: the engine's choice
+	Margin      Margin `json:"margin,omitzero"` // of what is staged beside the range
+}
+
+// Margin is how far beyond its range a backfill stages sessions, at least. What is served may be linked to them.
+type Margin struct {
+	Before time.Duration `json:"before"`
+	After  time.Duration `json:"after"`
 }
 
 // Planned refers to a stored plan and says what it comes to.
@@ -42,8 +48,8 @@ type Planned struct {
 	Version int    `json:"version"`
 	Plan    string `json:"plan"` // key of the object
 	Range          // what is left after clipping
-	// Chunks has the number of slices of each chunk, in the order in which they run. The slices of a chunk follow one another;
-	// those of different chunks know nothing of each other.
+	// Chunks has the number of slices of each chunk, in order of time. The slices of a chunk follow one another; those of
+	// different chunks know nothing of each other.
 	Chunks []int `json:"chunks"`
 	Files  int   `json:"files"` // of the archive that are read
 	Rows   int64 `json:"rows"`  // estimates, each counted as often as it is read
@@ -113,12 +119,15 @@ type PublishBackfillInput struct {
 
 // Published says what is served since a backfill was published.
 type Published struct {
-	Range             // of session starts that the new generation serves
-	Generation int64  `json:"generation"`
-	Epoch      uint64 `json:"epoch"`    // of the serving map
-	Sessions   int64  `json:"sessions"` // new ones
-	Copied     int64  `json:"copied"`   // served before, and still
-	Replaced   int64  `json:"replaced"` // not served any more
+	// Needs says that nothing was published, since what is served is linked to sessions beyond what is staged: with this margin
+	// it can be.
+	Needs      *Margin `json:"needs,omitempty"`
+	Range              // of session starts that the new generation serves
+	Generation int64   `json:"generation"`
+	Epoch      uint64  `json:"epoch"`    // of the serving map
+	Sessions   int64   `json:"sessions"` // new ones
+	Copied     int64   `json:"copied"`   // served before, and still
+	Replaced   int64   `json:"replaced"` // not served any more
 }
 
 // CompareInput asks how what is staged differs from what is served.
@@ -154,7 +163,6 @@ type Difference struct {
 // DropInput names a backfill whose staged objects are to go.
 type DropInput struct {
 	Backfill BackfillRef `json:"backfill"`
-	Plan     string      `json:"plan,omitempty"`
 }
 
 // Dropped says what is gone.

@@ -357,3 +357,6 @@ func (s *staged) sort() {
 		return cmp.Or(cmp.Compare(a[0].(string), b[0].(string)), cmp.Compare(a[1].(int64), b[1].(int64)), bytes.Compare(a[2].([]byte), b[2].([]byte)))
 	})
 }
+
+// IndexedValue returns a value of a key or a user as it is indexed, which Copies gives: a long one is folded.
+func IndexedValue(value []byte) []byte { return fold(value) }
