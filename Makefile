@@ -22,6 +22,10 @@ help: ## list the targets
 build: ## build bin/weft
 	$(GO) build -o bin/weft ./cmd/weft
 
+.PHONY: stack
+stack: ## build bin/weft-dev, the embedded servers (the first time 6 minutes)
+	cd devstack && $(GO) build -o ../bin/weft-dev ./cmd/weft-dev
+
 .PHONY: demo
 demo: build ## generate a payment environment, replay it, check the result against the truth
 	@WEFT=bin/weft ORDERS=$(ORDERS) SEED=$(SEED) scripts/demo.sh out/demo
