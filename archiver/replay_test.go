@@ -162,12 +162,15 @@ func replay(t *testing.T, cfg backfill.ReplayConfig) *backfill.Summary {
 // counting counts the data files that are read.
 type counting struct {
 	objects
+	mu    sync.Mutex // files are read ahead
 	files map[string]bool
 }
 
 func (c *counting) GetRange(ctx context.Context, key string, from, n int64) ([]byte, error) {
 	if from == 0 {
+		c.mu.Lock()
 		c.files[key] = true
+		c.mu.Unlock()
 	}
 	return c.objects.GetRange(ctx, key, from, n)
 }
@@ -205,7 +208,7 @@ func (e *environment) replayRanges(t *testing.T, o objects, whole *backfill.Summ
 	ranges := []correlate.Range{{From: start - 1000*day, To: start + 10*day}, {From: start + 10*day, To: start + 60*day}, {From: start + 60*day, To: start + 1000*day}}
 	for _, r := range ranges {
 		want := replay(t, backfill.ReplayConfig{Job: e.job, Inputs: e.inputs, Range: r})
-		reader := &counting{o, map[string]bool{}}
+		reader := &counting{objects: o, files: map[string]bool{}}
 		got := replay(t, backfill.ReplayConfig{Job: e.job, Archives: e.archives(reader), Range: r, Decoders: 1})
 		if got.Digest != want.Digest {
 			t.Errorf("range %v: digest %s, want %s", r, got.Digest, want.Digest)
