@@ -92,8 +92,9 @@ func chaosSpill(t *testing.T, seed uint64, dir string) {
 		go func() { ended <- Run(ctx, cfg) }()
 		time.Sleep(time.Duration(r.IntN(40_000)) * time.Millisecond)
 		end := func(err error) {
-			// The run after it deleted its folder; or its few bytes did not hold what cannot be spilled.
-			for _, expected := range []error{nil, errDead, errFault, ErrFenced, context.Canceled, os.ErrNotExist, ErrMemory} {
+			// The run after it deleted its folder, or objects that it was to restore; or its few bytes did not hold what cannot be
+			// spilled.
+			for _, expected := range []error{nil, errDead, errFault, ErrFenced, context.Canceled, os.ErrNotExist, ErrNoObject, ErrMemory} {
 				if errors.Is(err, expected) {
 					return
 				}
