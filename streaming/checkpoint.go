@@ -87,6 +87,17 @@ func (c *checkpoints) load(ctx context.Context, cfg correlate.Config) (core *cor
 		return core, found, err
 	}
 	chain, err := c.chain(ctx, c.current.Files)
+	for errors.Is(err, ErrNoObject) {
+		// A run that has not ended may have saved another checkpoint meanwhile, and deleted what it supersedes.
+		was := c.current.Nonce
+		if _, err := c.read(ctx); err != nil {
+			return nil, false, err
+		}
+		if c.current.Nonce == was {
+			break
+		}
+		chain, err = c.chain(ctx, c.current.Files)
+	}
 	if err != nil {
 		return nil, false, err
 	}
