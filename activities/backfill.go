@@ -105,7 +105,9 @@ type VerifyInput struct {
 
 // Verified is a backfill whose manifests hold what its slices said.
 type Verified struct {
-	Digest string `json:"digest"` // of all sessions that start in the range
+	Sessions int64             `json:"sessions"` // that start in the range; beside it more are staged, for publishing
+	Digest   string            `json:"digest"`   // of these and their reports, as a replay says it
+	Sums     map[string]string `json:"digests"`  // of sessions and of reports
 }
 
 // PublishBackfillInput asks that what is staged be served.
@@ -121,43 +123,45 @@ type PublishBackfillInput struct {
 type Published struct {
 	// Needs says that nothing was published, since what is served is linked to sessions beyond what is staged: with this margin
 	// it can be.
-	Needs      *Margin `json:"needs,omitempty"`
-	Range              // of session starts that the new generation serves
-	Generation int64   `json:"generation"`
-	Epoch      uint64  `json:"epoch"`    // of the serving map
-	Sessions   int64   `json:"sessions"` // new ones
-	Copied     int64   `json:"copied"`   // served before, and still
-	Replaced   int64   `json:"replaced"` // not served any more
+	Needs      *Margin  `json:"needs,omitempty"`
+	Range               // of session starts that the new generation serves
+	Generation int64    `json:"generation"`
+	Epoch      uint64   `json:"epoch"`    // of the serving map
+	Sessions   int64    `json:"sessions"` // new ones
+	Copied     int64    `json:"copied"`   // served before, and still
+	Digest     string   `json:"digest"`   // of all sessions of the generation
+	Notes      []string `json:"notes,omitempty"`
 }
 
-// CompareInput asks how what is staged differs from what is served.
-type CompareInput struct {
+// CompareBackfillInput asks how what is staged differs from what is served.
+type CompareBackfillInput struct {
 	Backfill BackfillRef `json:"backfill"`
 	Plan     string      `json:"plan"`
 	Report   string      `json:"report"` // key of the object that gets the whole comparison
 }
 
-// Compared is the beginning of a comparison.
-type Compared struct {
+// BackfillCompared is the beginning of a comparison.
+type BackfillCompared struct {
 	Report  string           `json:"report"` // key of the object that has more
 	Same    int64            `json:"same"`
 	Changed int64            `json:"changed"`
-	Missing int64            `json:"missing"` // staged, not served
-	Extra   int64            `json:"extra"`   // served, not staged
-	Causes  map[string]int64 `json:"causes,omitempty"`
-	First   []Difference     `json:"first,omitempty"` // some, for people
+	Missing int64            `json:"missing"`          // staged, not served
+	Extra   int64            `json:"extra"`            // served, not staged
+	Causes  map[string]int64 `json:"causes,omitempty"` // late, reject, version or unknown: of how many sessions
+	First   []Difference     `json:"first,omitempty"`  // some, for people
 }
 
 // Differences counts the sessions that differ.
-func (c *Compared) Differences() int64 { return c.Changed + c.Missing + c.Extra }
+func (c *BackfillCompared) Differences() int64 { return c.Changed + c.Missing + c.Extra }
 
-// Difference is one session that differs.
+// Difference is one session that differs, or several that were split or merged.
 type Difference struct {
-	Session string    `json:"session"` // its id
-	Start   time.Time `json:"start"`
-	Kind    string    `json:"kind"`  // changed, missing or extra
-	Cause   string    `json:"cause"` // late, reject, version or unknown
-	Fields  []string  `json:"fields,omitempty"`
+	Kind   string    `json:"kind"` // changed, missing or extra
+	Start  time.Time `json:"start"`
+	Staged []string  `json:"staged,omitempty"` // ids of sessions
+	Served []string  `json:"served,omitempty"`
+	Fields []string  `json:"fields,omitempty"` // that differ
+	Causes []string  `json:"causes"`           // late, reject, version or unknown
 }
 
 // DropInput names a backfill whose staged objects are to go.
@@ -183,7 +187,7 @@ type Staging interface {
 // Serving brings what is staged together with what is served.
 type Serving interface {
 	Publish(ctx context.Context, in PublishBackfillInput, progress func(Beat)) (Published, error)
-	Compare(ctx context.Context, in CompareInput, progress func(Beat)) (Compared, error)
+	Compare(ctx context.Context, in CompareBackfillInput, progress func(Beat)) (BackfillCompared, error)
 }
 
 // Backfills has the activities of BackfillQueue. They heartbeat while they get on, and end when they are told to, when
@@ -245,7 +249,7 @@ func (b *Backfills) PublishBackfill(ctx context.Context, in PublishBackfillInput
 }
 
 // CompareBackfill compares what is staged with what is served.
-func (b *Backfills) CompareBackfill(ctx context.Context, in CompareInput) (c Compared, err error) {
+func (b *Backfills) CompareBackfill(ctx context.Context, in CompareBackfillInput) (c BackfillCompared, err error) {
 	err = b.once(ctx, "compare "+in.Backfill.ID, func(ctx context.Context, progress func(Beat)) (err error) {
 		c, err = b.Serving.Compare(ctx, in, progress)
 		return err

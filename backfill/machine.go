@@ -17,6 +17,9 @@ func cpuSeconds() float64 {
 	return float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
 }
 
+// MachineBytes returns how much memory this process may use.
+func MachineBytes() int64 { return memoryBytes() }
+
 // memoryBytes returns how much memory this process may use: the cgroup's limit or the machine's memory; 4 GiB where
 // neither can be read.
 func memoryBytes() int64 {

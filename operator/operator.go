@@ -41,6 +41,9 @@ func Compile(spec *jobspec.Spec, seed uint64, assets decode.Assets) (*Job, error
 	if err != nil {
 		problems = append(problems, asProblems(err)...)
 	}
+	if _, err := rules.CompileGates(spec); err != nil {
+		problems = append(problems, asProblems(err)...)
+	}
 	if len(problems) > 0 {
 		slices.SortStableFunc(problems, func(x, y *jobspec.Problem) int {
 			return cmp.Or(cmp.Compare(x.Pos.Line, y.Pos.Line), cmp.Compare(x.Pos.Column, y.Pos.Column))

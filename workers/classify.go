@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/weftdata/weft/activities"
+	"github.com/weftdata/weft/backfill"
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/objstore"
@@ -24,7 +25,8 @@ func Classify(err error) activities.Failure {
 		asked    problem
 	)
 	switch {
-	case errors.As(err, &problems), errors.As(err, &asked):
+	case errors.As(err, &problems), errors.As(err, &asked), errors.Is(err, backfill.ErrUsage), errors.Is(err, backfill.ErrUnsealed),
+		errors.Is(err, backfill.ErrOpenState):
 		return activities.Failure{Type: activities.User}
 	case errors.As(err, &k):
 		return activities.Failure{Type: string(k.Class), Retryable: k.Class != kafka.User}

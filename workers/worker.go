@@ -33,10 +33,12 @@ const (
 	ControlRole = "control"
 	ArchiveRole = "archive"
 	PublishRole = "publish"
+
+	BackfillRole = "backfill"
 )
 
 // Roles returns all of them.
-func Roles() []string { return []string{ControlRole, ArchiveRole, PublishRole} }
+func Roles() []string { return []string{ControlRole, ArchiveRole, PublishRole, BackfillRole} }
 
 // Config says what a process of workers does: some roles of control, shards of one job version, or both.
 type Config struct {
@@ -149,11 +151,15 @@ func (c *Config) control(role string, host *activities.Host, fatal chan error) w
 		w := worker.New(c.Temporal, activities.PublishQueue, o)
 		w.RegisterActivityWithOptions((&activities.Publishers{Host: host, Runner: c.Publisher}).RunPublisher, named("RunPublisher"))
 		return w
+	case BackfillRole:
+		return c.backfills(o)
 	}
 	w := worker.New(c.Temporal, activities.Queue, o)
+	c.registerBackfill(w, host)
 	control := &activities.Control{Host: host, Preparer: c.Versions, Describer: c.Temporal}
 	w.RegisterActivityWithOptions(control.Prepare, named("Prepare"))
 	w.RegisterActivityWithOptions(control.Describe, named("Describe"))
+	c.registerLifecycle(w, host)
 	for name, f := range map[string]any{
 		workflows.VersionType: workflows.Version, workflows.ShardType: workflows.Shard,
 		workflows.ArchiveType: workflows.Archive, workflows.PublisherType: workflows.Publisher,

@@ -144,9 +144,11 @@ func (in *inbox) reject(ctx workflow.Context, signal string, raw converter.RawVa
 }
 
 // clip bounds a text for a status, and makes it one that JSON can carry.
-func clip(text string) string {
-	if len(text) > rejectedText {
-		text = text[:rejectedText] + "…"
+func clip(text string) string { return clipTo(text, rejectedText) }
+
+func clipTo(text string, most int) string {
+	if len(text) > most {
+		text = text[:most] + "…"
 	}
 	return string(bytes.ToValidUTF8([]byte(text), []byte("�")))
 }

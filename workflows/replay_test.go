@@ -18,7 +18,7 @@ func TestHistoriesReplay(t *testing.T) {
 		t.Fatalf("no histories: %v", err)
 	}
 	r := worker.NewWorkflowReplayer()
-	for name, f := range map[string]any{VersionType: Version, ShardType: Shard, ArchiveType: Archive, PublisherType: Publisher} {
+	for name, f := range map[string]any{VersionType: Version, ShardType: Shard, ArchiveType: Archive, PublisherType: Publisher, BackfillType: Backfill, ReconcileType: Reconcile} {
 		r.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
 	quiet := log.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))

@@ -34,7 +34,13 @@ import (
 func newJobCommand() *cobra.Command {
 	return newGroup("job", "Run jobs live and look after them",
 		"  weft job run --spec payments.yaml\n  weft job status payments",
-		newJobRunCommand(), newJobListCommand(), newJobStatusCommand(),
+		newJobRunCommand(), newJobListCommand(), newJobStatusCommand(), newJobShowCommand(), newJobHistoryCommand(), newJobDiffCommand(),
+		newJobRequestCommand(workflows.SignalPromote, "Serve the candidate of a job without the rest of its canary",
+			"Where the spec wants two persons to agree, this is how the second one does."),
+		newJobRequestCommand(workflows.SignalAbort, "Give the candidate of a job up",
+			"It is stopped; its results and the reasons are kept."),
+		newJobRequestCommand(workflows.SignalRollback, "Serve the version again that a job served before",
+			"It takes one switch while the rollback window of the spec lasts, and gives up what is being rolled out."),
 		newJobOrderCommand(workflows.SignalStop, "End a job: its shards save a last checkpoint, and its publisher ends",
 			"The results stay and can be read. Archivers go on, since a topic may have other readers;\n"+
 				"`tctl workflow signal -w archive/TOPIC -n stop` ends one."),

@@ -353,10 +353,19 @@ func newJobOrderCommand(signal, short, long string) *cobra.Command {
 				if version != 0 {
 					list = slices.DeleteFunc(list, func(s jobState) bool { return s.Version != version })
 				}
-				if len(list) == 0 {
+				managed := false // by a workflow Job, which tells its versions
+				if version == 0 && signal != workflows.SignalRetry {
+					if managed, err = askJob(ctx, t, args[0], signal, reason); err != nil {
+						return err
+					}
+				}
+				if len(list) == 0 && !managed {
 					return notDeployed(args[0])
 				}
 				for _, s := range list {
+					if managed {
+						break
+					}
 					err := t.SignalWorkflow(ctx, s.Workflow, "", signal, workflows.Order{Reason: reason, Actor: author()})
 					if err != nil {
 						return fmt.Errorf("signal %s: %w", s.Workflow, err)

@@ -52,8 +52,8 @@ func newWorkerCommand() *cobra.Command {
 		Short: "Run a process that does the work of workflows",
 		Long: "Run a process that does the work of workflows, until SIGINT or SIGTERM, which ends its runs with a last checkpoint\n" +
 			"within 30 seconds.\n\n" +
-			"Without --job it is a control worker: it decides what runs (control), archives topics (archive) and publishes results\n" +
-			"(publish); --only picks some of these. With --job and --version it runs shards of that version, as many at once as it\n" +
+			"Without --job it is a control worker: it decides what runs (control), archives topics (archive), publishes results\n" +
+			"(publish) and computes backfills (backfill); --only picks some of these. With --job and --version it runs shards of that version, as many at once as it\n" +
 			"has slots; the shards of a version spread over all processes that are started for it.",
 		Example: "  weft worker\n" +
 			"  weft worker --only archive --log-format json\n" +

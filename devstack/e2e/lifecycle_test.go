@@ -1,0 +1,243 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/client"
+
+	"github.com/weftdata/weft/paygen"
+	"github.com/weftdata/weft/store"
+	"github.com/weftdata/weft/workers"
+	"github.com/weftdata/weft/workflows"
+)
+
+// TestDeployments serves a first version, stops one that misclassifies at its gate, promotes one that only adds a scenario,
+// and rolls it back by a signal. Then the rest of the records comes: the version that was rolled back to has the result of a
+// replay, since it never stopped.
+func TestDeployments(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes a minute and a half")
+	}
+	l := &lifecycleTest{chaos: newChaos(t, 1, 6*time.Minute)}
+	l.prepare(1200)
+	l.specs()
+	halves := l.halves()
+	var want struct{ Digests map[string]string }
+	l.must(json.Unmarshal(run(t, l.dir, l.weft, append([]string{"replay", "--out", "result", "--json"}, l.with(l.v1, l.inputs[2:])...)...), &want))
+
+	l.startServers()
+	l.env = []string{"WEFT_STACK_FILE=" + l.file()}
+	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, halves)...)...)
+	st, err := store.Open(l.ctx, l.at.Store, store.Options{})
+	l.must(err)
+	t.Cleanup(func() { _ = st.Close() }) // only read
+	l.store = st
+	l.launch("control", l.env, l.weft, "worker", "--log-format", "json")
+	l.worker("1")
+	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted || r.Version != 1 {
+		t.Fatalf("the first version: %+v", r)
+	}
+	l.await("version 1 is read to its end", func() bool { return l.checkpointed("1") })
+
+	l.worker("2")
+	before := l.digest()
+	if r := l.deploy(l.v2, 1); r.Outcome != workflows.OutcomeFailed || !strings.Contains(strings.Join(r.Reasons, " "), "match_rate") || r.Rollout.Trial.Differences == "" {
+		t.Errorf("the version that misclassifies: %+v", r)
+	}
+	if got := l.digest(); got != before {
+		t.Errorf("a candidate changed what is served: %s, it was %s", got, before)
+	}
+
+	l.worker("3")
+	r := l.deploy(l.v3, 0)
+	if r.Outcome != workflows.OutcomePromoted || r.Rollout.Trial.Sessions < 200 || r.Rollout.Trial.MatchRate != 1 {
+		t.Fatalf("the version that adds a scenario: %+v", r)
+	}
+	if got := l.digest(); got == before {
+		t.Error("after the promotion nothing else is served")
+	}
+	took := l.rollback()
+	t.Logf("from the signal until version 1 was served: %s", took.Round(time.Millisecond))
+	if took > time.Second {
+		t.Errorf("the rollback took %s", took)
+	}
+	if got := l.digest(); got != before {
+		t.Errorf("after the rollback %s is served, before the promotion it was %s", got, before)
+	}
+	var s workflows.JobStatus
+	l.must(json.Unmarshal(l.command("job", "show", "payments", "--json"), &s))
+	if s.Phase != workflows.Serving || s.Current.Version != 1 || s.Previous.Version != 3 || !s.RollbackReady || s.Failed.Version != 2 {
+		t.Errorf("the job says %+v", s)
+	}
+
+	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.inputs[2:])...)...)
+	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want.Digests["sessions"] })
+	l.command("job", "stop", "payments", "--reason", "the test is over")
+	l.audited()
+}
+
+type lifecycleTest struct {
+	*chaos
+	store      *store.Store
+	v1, v2, v3 string // files of specs
+}
+
+// specs writes three versions: one with quick gates, one that calls every paid purchase undelivered, and one with a scenario
+// more, which it says.
+func (l *lifecycleTest) specs() {
+	text, err := os.ReadFile(l.inputs[1])
+	l.must(err)
+	write := func(name string, changes ...string) (file string) {
+		s := string(text)
+		for i := 0; i < len(changes); i += 2 {
+			if !strings.Contains(s, changes[i]) {
+				l.Fatalf("the spec of the environment has no %q any more", changes[i])
+			}
+			s = strings.Replace(s, changes[i], changes[i+1], 1)
+		}
+		file = filepath.Join(l.dir, "pay", name)
+		l.must(os.WriteFile(file, []byte(s), 0o644))
+		return file
+	}
+	quick := []string{
+		"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']", "",
+		"[{weight: 5, hold: 10m}, {weight: 50, hold: 30m}]", "[{weight: 5, hold: 1s}, {weight: 50, hold: 1s}]",
+		`reject_rate: "<= 0.001", lag: "<= 30s", min_sessions: 1000`, `reject_rate: "<= 0.2", lag: "<= 30s", min_sessions: 200, own: matched > 100`,
+	}
+	l.v1 = write("v1.yaml", quick...)
+	l.v2 = write("v2.yaml", append(quick, `when: step("paid").count > 0 && step("delivered").count == 0`, `when: step("paid").count > 0`)...)
+	l.v3 = write("v3.yaml", append(quick, "scenarios:\n", "expect: [long]\nscenarios:\n  - name: long\n    when: duration > duration(\"1m\")\n")...)
+}
+
+// halves writes the first half of each file and returns the flags that name them.
+func (l *lifecycleTest) halves() (flags []string) {
+	l.must(os.Mkdir(filepath.Join(l.dir, "half"), 0o755))
+	for _, s := range paygen.Sources() {
+		text, err := os.ReadFile(filepath.Join(l.dir, "pay", s[1]))
+		l.must(err)
+		lines := strings.SplitAfter(string(text), "\n")
+		file := filepath.Join(l.dir, "half", s[1])
+		l.must(os.WriteFile(file, []byte(strings.Join(lines[:len(lines)/2], "")), 0o644))
+		flags = append(flags, "--input", s[0]+"="+file)
+	}
+	return flags
+}
+
+func (l *lifecycleTest) with(spec string, inputs []string) []string {
+	return append([]string{"--spec", spec}, inputs...)
+}
+
+func (l *lifecycleTest) worker(version string) {
+	l.launch("worker-"+version, l.env, l.weft, "worker", "--job", "payments", "--version", version)
+}
+
+// deploy deploys a spec and returns the outcome. The command has an exit code.
+func (l *lifecycleTest) deploy(spec string, code int) (r workflows.DeployResult) {
+	l.Helper()
+	cmd := exec.CommandContext(l.ctx, l.weft, "deploy", "--spec", spec, "--message", filepath.Base(spec), "--watch", "--json")
+	cmd.Env = append(os.Environ(), l.env...)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	began := time.Now()
+	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == code {
+		err = nil
+	}
+	if err != nil || json.Unmarshal(out, &r) != nil {
+		l.Fatalf("deploy %s: %v\n%s%s", spec, err, out, stderr.String())
+	}
+	l.Logf("%s: %s after %s", filepath.Base(spec), r.Outcome, time.Since(began).Round(100*time.Millisecond))
+	return r
+}
+
+// digest is that of the sessions that are served.
+func (l *lifecycleTest) digest() string {
+	l.Helper()
+	d, err := l.store.Digest(l.ctx, store.Scope{Job: "payments"}, 0, 0)
+	l.must(err)
+	return d.String()
+}
+
+// checkpointed tells whether a version has read all there is, and its digest stays: what is read is written soon.
+func (l *lifecycleTest) checkpointed(version string) bool {
+	l.Helper()
+	for line := range strings.Lines(string(l.command("job", "status", "payments", "--json"))) {
+		var s struct {
+			Workflow string
+			Runs     []shardState
+		}
+		l.must(json.Unmarshal([]byte(line), &s))
+		if s.Workflow == "version/payments/"+version && len(s.Runs) == 1 && s.Runs[0].Beat.Records > 0 && s.Runs[0].Beat.Lag == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// await waits until something is so.
+func (l *lifecycleTest) await(what string, so func() bool) {
+	l.Helper()
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for limit := time.After(90 * time.Second); !so(); {
+		select {
+		case <-tick.C:
+		case <-limit:
+			l.Fatalf("after 90 s not yet: %s; %s", what, l.command("job", "status", "payments", "--json"))
+		}
+	}
+}
+
+// rollback signals the job and returns how long it took until the first version was served.
+func (l *lifecycleTest) rollback() time.Duration {
+	l.Helper()
+	t, err := workers.DialTemporal(l.ctx, l.at, "test", slog.New(slog.DiscardHandler))
+	l.must(err)
+	defer t.Close()
+	m, err := l.store.ServingMap(l.ctx, "payments")
+	l.must(err)
+	before, began := m.Epoch, time.Now()
+	signal := func(t client.Client, arg any) {
+		l.must(t.SignalWorkflow(l.ctx, workflows.JobID("payments"), "", workflows.SignalRollback, arg))
+	}
+	signal(t, map[string]any{"to": 1, "reason": "it was a test", "request_id": "back", "actor": "ann"})
+	for m.Epoch == before {
+		m, err = l.store.ServingMap(l.ctx, "payments")
+		l.must(err)
+	}
+	took := time.Since(began)
+	// The same again, and what nobody understands, change nothing.
+	signal(t, map[string]any{"to": 1, "request_id": "back"})
+	signal(t, "x")
+	signal(t, map[string]any{"to": 2, "request_id": "never"})
+	return took
+}
+
+// audited expects every decision in the store's audit log, the rejected ones included.
+func (l *lifecycleTest) audited() {
+	l.Helper()
+	want := map[string]int{"job.deploy.accepted": 3, "job.promoted.done": 2, "job.failed.done": 1, "job.rollback.done": 1, "job.rollback.rejected": 3, "job.stop.done": 1}
+	l.await("all decisions are in the audit log", func() bool {
+		log, err := l.store.AuditLog(l.ctx, "payments", store.Page{Limit: store.PageRowsMax})
+		l.must(err)
+		got := map[string]int{}
+		for _, e := range log.Items {
+			got[e.Action]++
+		}
+		for action, n := range want {
+			if got[action] != n {
+				return false
+			}
+		}
+		return true
+	})
+}

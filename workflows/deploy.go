@@ -1,0 +1,182 @@
+package workflows
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.temporal.io/sdk/converter"
+	"go.temporal.io/sdk/temporal"
+	"go.temporal.io/sdk/workflow"
+
+	"github.com/weftdata/weft/activities"
+)
+
+// SignalNews tells Deploy what came of it; it carries DeployNews, from Job.
+const SignalNews = "news"
+
+// Outcomes of Deploy, beside those of a rollout and Refused.
+const OutcomePlanned = "planned" // a dry run
+
+// DeployInput is the input of Deploy: exactly one of Spec, SpecText, SpecObject and Version.
+type DeployInput struct {
+	Spec       json.RawMessage `json:"spec,omitempty"`        // the spec as a JSON object
+	SpecText   string          `json:"spec_text,omitempty"`   // or as YAML
+	SpecObject string          `json:"spec_object,omitempty"` // or a key of the object store
+	Version    int             `json:"version,omitempty"`     // or a registered version of Job
+	Job        string          `json:"job,omitempty"`         // needed with Version
+	Message    string          `json:"message,omitempty"`
+	Author     string          `json:"author,omitempty"`
+	RequestID  string          `json:"request_id,omitempty"` // the same request again is the same deployment
+	DryRun     bool            `json:"dry_run,omitempty"`    // only say what would happen
+	SkipCanary bool            `json:"skip_canary,omitempty"`
+	Shards     int             `json:"shards,omitempty"`
+}
+
+const deployExample = `{"spec":{"version":"weft/v1","job":"payments",…},"message":"…","author":"…"}, {"spec_text":"version: weft/v1\n…"} or {"job":"payments","version":2}`
+
+func (in *DeployInput) check() error {
+	given := 0
+	for _, is := range []bool{len(in.Spec) > 0, in.SpecText != "", in.SpecObject != "", in.Version != 0} {
+		if is {
+			given++
+		}
+	}
+	switch {
+	case given != 1:
+		return errors.New("expected exactly one of spec, spec_text, spec_object and version")
+	case len(in.Spec) > 0 && in.Spec[0] != '{':
+		return errors.New("spec: expected a JSON object; YAML belongs into spec_text")
+	case in.Version < 0 || in.Shards < 0 || in.Shards > shardsMax:
+		return fmt.Errorf("version is negative, or shards is not 1 to %d", shardsMax)
+	case in.Version > 0 && in.Job == "":
+		return errors.New("version needs its job")
+	}
+	return nil
+}
+
+// DeployResult is the result of Deploy.
+type DeployResult struct {
+	Job     string           `json:"job"`
+	Version int              `json:"version"`
+	Outcome string           `json:"outcome"` // promoted, failed, aborted, refused or planned
+	Reasons []string         `json:"reasons,omitempty"`
+	Plan    *activities.Plan `json:"plan,omitempty"`
+	Rollout *RolloutReport   `json:"rollout,omitempty"` // as it ended
+}
+
+// DeployNews is what Job tells Deploy: that a rollout began, or its outcome.
+type DeployNews struct {
+	Version int            `json:"version"`
+	Final   bool           `json:"final"`
+	Outcome string         `json:"outcome,omitempty"`
+	Reasons []string       `json:"reasons,omitempty"`
+	Rollout *RolloutReport `json:"rollout,omitempty"`
+}
+
+// DeployStatus is what the query "status" answers for Deploy.
+type DeployStatus struct {
+	State   string           `json:"state"` // preparing, asked, rolling_out or ended
+	Plan    *activities.Plan `json:"plan,omitempty"`
+	Outcome string           `json:"outcome,omitempty"`
+	Rejections
+}
+
+// asked is the state of a Deploy whose Job has not answered yet.
+const asked = "asked"
+
+// Deploy registers a version of a job, asks Job to roll it out, and waits for what comes of it. Its id is free. Query
+// QueryStatus returns a DeployStatus. To end it ends nothing else.
+func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, err error) {
+	var in DeployInput
+	err = decode(raw, &in)
+	if err == nil {
+		err = in.check()
+	}
+	if err != nil {
+		return result, badInput(DeployType, deployExample, err)
+	}
+	status := DeployStatus{State: Preparing}
+	var news *DeployNews
+	box := inbox{Rejections: &status.Rejections, handlers: []handler{{SignalNews, func(raw converter.RawValue) error {
+		var n DeployNews
+		if err := decode(raw, &n); err != nil {
+			return err
+		}
+		if status.State == Preparing || n.Version != result.Version {
+			return errors.New("nobody was asked about that version")
+		}
+		status.State = RollingOut
+		if n.Final {
+			news = &n
+		}
+		return nil
+	}}}}
+	if err := workflow.SetQueryHandler(ctx, QueryStatus, func() (DeployStatus, error) { return status, nil }); err != nil {
+		return result, err
+	}
+	info := workflow.GetInfo(ctx)
+	if in.RequestID == "" {
+		in.RequestID = "deploy/" + info.WorkflowExecution.RunID
+	}
+	register := activities.RegisterInput{Job: in.Job, Version: in.Version, Spec: in.SpecText, Object: in.SpecObject, Message: in.Message,
+		Author: in.Author, RequestID: in.RequestID, DryRun: in.DryRun}
+	if len(in.Spec) > 0 {
+		register.Spec = string(in.Spec)
+	}
+	var l *activities.Lifecycle
+	short := workflow.WithActivityOptions(ctx, shortOptions())
+	var plan activities.Plan
+	if err := workflow.ExecuteActivity(short, l.RegisterVersion, register).Get(ctx, &plan); err != nil {
+		return result, err
+	}
+	status.Plan = &plan
+	result = DeployResult{Job: plan.Job, Version: plan.Version, Plan: &plan, Outcome: OutcomePlanned}
+	if in.DryRun {
+		return result, nil
+	}
+	if err := mark(ctx, plan.Job, fmt.Sprint(plan.Version), RollingOut); err != nil {
+		return result, err
+	}
+	status.State = asked
+	request := DeployRequest{Version: plan.Version, Shards: in.Shards, SkipCanary: in.SkipCanary, Reason: in.Message, RequestID: in.RequestID,
+		Actor: in.Author, Deploy: info.WorkflowExecution.ID}
+	launch := activities.LaunchInput{ID: JobID(plan.Job), Type: JobType, Job: plan.Job, Input: inputOf(JobInput{Job: plan.Job}),
+		Signal: SignalDeploy, Arg: inputOf(request)}
+	if err := workflow.ExecuteActivity(short, l.Launch, launch).Get(ctx, nil); err != nil {
+		return result, err
+	}
+	if err := awaitNews(ctx, &box, plan.Job, func() bool { return news != nil }); err != nil {
+		return result, err
+	}
+	status.State, status.Outcome = Ended, news.Outcome
+	result.Outcome, result.Reasons, result.Rollout = news.Outcome, news.Reasons, news.Rollout
+	return result, mark(ctx, plan.Job, fmt.Sprint(plan.Version), news.Outcome)
+}
+
+// awaitNews waits until Job has told the outcome, or is no more.
+func awaitNews(ctx workflow.Context, box *inbox, job string, told func() bool) error {
+	var control *activities.Control
+	short := workflow.WithActivityOptions(ctx, shortOptions())
+	for {
+		timing, cancel := workflow.WithCancel(ctx)
+		timer := workflow.NewTimer(timing, 10*time.Minute)
+		err := workflow.Await(ctx, func() bool { return box.pending(ctx) || timer.IsReady() })
+		cancel()
+		if box.drain(ctx); err != nil || told() {
+			return err
+		}
+		if !timer.IsReady() {
+			continue
+		}
+		var d activities.Described
+		if err := workflow.ExecuteActivity(short, control.Describe, activities.DescribeInput{IDs: []string{JobID(job)}}).Get(ctx, &d); err != nil {
+			return err
+		}
+		if box.drain(ctx); !told() && !slices.Contains(d.Running, true) {
+			return temporal.NewNonRetryableApplicationError(fmt.Sprintf("the workflow %s has ended, so nobody decides about this deployment: deploy again", JobID(job)), activities.User, nil)
+		}
+	}
+}
