@@ -89,7 +89,7 @@ func newJobTest(t *testing.T, orders int) *jobTest {
 }
 
 func (j *jobTest) runJob() {
-	j.job = j.launch("job", j.env, j.weft, "job", "run", "--spec", j.inputs[1], "--log-format", "json")
+	j.job = j.launch("job", j.env, j.weft, "job", "run", "--spec", j.inputs[1], "--create-topics", "3", "--log-format", "json")
 }
 
 // produce plays the files. What was played before is dropped by its identity.

@@ -59,9 +59,9 @@ func TestStreamEqualsReplay(t *testing.T) {
 	defer st.store.Close()
 	r := rand.New(rand.NewPCG(11, 1))
 	for range 4 { // runs that end in the middle, without a last checkpoint
-		st.run(t, ctx, r, func(s streaming.Status) bool { return s.Records > int64(500+r.IntN(6000)) }, true)
+		st.run(t, ctx, r, func(s streaming.Status) bool { return s.Lag == 0 || s.Records > int64(500+r.IntN(6000)) }, true)
 	}
-	st.run(t, ctx, r, func(s streaming.Status) bool { return s.Lag == 0 && s.Records > 0 }, false)
+	st.run(t, ctx, r, func(s streaming.Status) bool { return s.Lag == 0 }, false)
 
 	scope := store.Scope{Job: "payments", Generation: st.generation}
 	sessions, err := st.store.Digest(ctx, scope, 0, 0)
