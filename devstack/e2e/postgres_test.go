@@ -128,7 +128,9 @@ func TestStreamIntoPostgres(t *testing.T) {
 	st := &stream{job: job, meta: results.MetaOf(parsed), store: serving, generation: g.ID, client: k.connect(kafka.Config{}), objects: folder}
 	r := rand.New(rand.NewPCG(5, 1))
 	for range 2 {
-		st.run(t, k.ctx, r, func(s streaming.Status) bool { return s.Lag == 0 || s.Checkpoint > 0 && s.Records > int64(300+r.IntN(2000)) }, true)
+		st.run(t, k.ctx, r, func(s streaming.Status) bool {
+			return s.Lag == 0 || s.Checkpoint > 0 && s.Records > int64(300+r.IntN(2000))
+		}, true)
 	}
 	st.run(t, k.ctx, r, func(s streaming.Status) bool { return s.Lag == 0 }, false)
 
