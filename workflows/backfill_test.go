@@ -481,14 +481,63 @@ func TestFailedStepWaits(t *testing.T) {
 					if n := w.calls[step]; step != "hold" && n != sliceAttemptsMax {
 						t.Errorf("it was tried %d times", n)
 					}
+					env.SignalWorkflow(SignalRetryFailed, Order{}) // in vain
+				}, 10*time.Minute)
+				later(t, env, func() {
+					w.expect(env, NeedsAttention)
+					if n := w.calls[step]; step != "hold" && n != 2*sliceAttemptsMax {
+						t.Errorf("it was tried %d times", n)
+					}
 					broke = false
 					env.SignalWorkflow(SignalRetryFailed, Order{})
-				}, 10*time.Minute)
+				}, 13*time.Minute)
 			})
 			if err != nil || r.Outcome != Published || !w.served {
 				t.Errorf("result %+v, %v", r, err)
 			}
 		})
+	}
+}
+
+// TestUserErrorBehindThePlanWaits: hours of work stand behind it.
+func TestUserErrorBehindThePlanWaits(t *testing.T) {
+	w := newWorld(t, 1)
+	w.fail = func(call string, n int) error {
+		if call == "publish" && n == 1 {
+			return temporal.NewNonRetryableApplicationError("the live job can still change all of the range", activities.User, nil)
+		}
+		return nil
+	}
+	r, _, err := w.run(BackfillType, dayInput(), func(env *testsuite.TestWorkflowEnvironment) {
+		later(t, env, func() {
+			w.expect(env, NeedsAttention)
+			env.SignalWorkflow(SignalRetryFailed, Order{})
+		}, time.Minute)
+	})
+	if err != nil || r.Outcome != Published || w.count("slice") != 1 {
+		t.Errorf("result %+v, %v, %v", r, err, w.calls)
+	}
+}
+
+// TestParallelismIsCarriedOver over continue-as-new.
+func TestParallelismIsCarriedOver(t *testing.T) {
+	w := newWorld(t, slices.Repeat([]int{60}, 5)...)
+	seen := 0
+	_, _, err := w.run(BackfillType, dayInput(), func(env *testsuite.TestWorkflowEnvironment) {
+		env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+			if info.ActivityType.Name == "PlanBackfill" {
+				env.SignalWorkflow(SignalParallelism, ParallelismOrder{Parallelism: 5})
+			}
+		})
+	}, func(env *testsuite.TestWorkflowEnvironment) {
+		env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
+			if info.ActivityType.Name == "VerifyBackfill" {
+				seen = w.progress(env, nil).Parallelism
+			}
+		})
+	})
+	if err != nil || seen != 5 {
+		t.Errorf("the second run has a parallelism of %d, %v", seen, err)
 	}
 }
 
@@ -547,7 +596,7 @@ func cancelAt(t *testing.T, step, by, how string) {
 	if w.served {
 		t.Error("it is served")
 	}
-	if p.State != Canceled {
+	if p.State != Canceled || how == "running" && p.Failed > 0 {
 		t.Errorf("in the end it is %+v", p)
 	}
 	if by == "temporal" {
