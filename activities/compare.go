@@ -2,13 +2,11 @@ package activities
 
 // TrialInput names two versions of a job that run side by side.
 type TrialInput struct {
-	Job      string `json:"job"`
-	Version  int    `json:"version"` // the candidate, whose spec has the gates
-	Current  int    `json:"current"`
-	Shards   int    `json:"shards"`
-	From     int64  `json:"from_us"` // sessions that start from here on
-	LagMaxMS int64  `json:"lag_max_ms"`
-	Key      string `json:"key"` // of the object that keeps the sessions that differ
+	Job     string `json:"job"`
+	Version int    `json:"version"` // the candidate, whose spec has the gates
+	Current int    `json:"current"`
+	From    int64  `json:"from_us"` // sessions that start from here on
+	Key     string `json:"key"`     // of the object that keeps the sessions that differ
 }
 
 // The verdicts of a Trial. Too few samples never pass.

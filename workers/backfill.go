@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,9 @@ import (
 	"github.com/weftdata/weft/store"
 	"github.com/weftdata/weft/workflows"
 )
+
+// backfillKind starts the kinds of the generations that backfills publish; the id of the backfill follows.
+const backfillKind = "backfill:"
 
 // Backfills runs backfills on the servers of an Env: it is activities.Staging and activities.Serving.
 type Backfills struct {
@@ -111,6 +115,9 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 	}
 	if in.Publish {
 		ask.Sealed = sealed.before
+		if err := b.dropSuperseded(ctx, in.Backfill.Job); err != nil {
+			return p, err
+		}
 	}
 	if ask.Through, err = b.ends(ctx, job); err != nil {
 		return p, err
@@ -131,6 +138,42 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		p.Chunks = append(p.Chunks, c.Slices)
 	}
 	return p, nil
+}
+
+// supersededFor is how long a generation that a backfill published is kept at least, so that one can still switch back to it.
+const supersededFor = 24 * time.Hour
+
+// dropSuperseded drops the generations of backfills that are over and of which nothing is served any more, since later ones
+// took their ranges. One that is not over has a plan.
+func (b *Backfills) dropSuperseded(ctx context.Context, job string) error {
+	m, err := b.env().Store.ServingMap(ctx, job)
+	if err != nil {
+		return err
+	}
+	list, err := b.env().Store.Generations(ctx, job)
+	if err != nil {
+		return err
+	}
+	for _, g := range list {
+		name, ours := strings.CutPrefix(g.Kind, backfillKind)
+		id, _, _ := strings.Cut(name, "/")
+		if !ours || g.Created > micros(b.now().Add(-supersededFor)) ||
+			slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.Generation == g.ID }) {
+			continue
+		}
+		_, err := backfill.LoadPlan(ctx, b.env().Objects, backfill.PlanRef{Job: job, ID: id})
+		if err == nil {
+			continue
+		}
+		if errors.Is(err, backfill.ErrNotPlanned) {
+			err = b.env().Store.DropGeneration(ctx, job, g.ID)
+		}
+		if err != nil && !errors.Is(err, store.ErrServed) { // it may be served again by now
+			return err
+		}
+		b.Log.Info("dropped a generation of which nothing is served", "job", job, "generation", g.ID, "kind", g.Kind)
+	}
+	return nil
 }
 
 const (
@@ -434,7 +477,7 @@ func (b *Backfills) Drop(ctx context.Context, in activities.DropInput, progress 
 		return d, err
 	}
 	for _, g := range generations { // what is left of its own is served
-		d.Served = d.Served || strings.HasPrefix(g.Kind, "backfill:"+ref.ID+"/")
+		d.Served = d.Served || strings.HasPrefix(g.Kind, backfillKind+ref.ID+"/")
 	}
 	return d, nil
 }

@@ -306,3 +306,84 @@ func TestComparison(t *testing.T) {
 		t.Errorf("with a limit: %+v", r)
 	}
 }
+
+// checkpoint writes what the manifest of a shard says of two partitions.
+func (s *Stage) checkpoint(t *testing.T, version, shard int, number uint64, zero, one int64) {
+	t.Helper()
+	key := fmt.Sprintf("checkpoints/payments/%d/%d/manifest.json", version, shard)
+	data := fmt.Appendf(nil, `{"number":%d,"partitions":[{"topic":"pay.orders","partition":0,"next":%d},{"topic":"pay.orders","partition":1,"next":%d}]}`, number, zero, one)
+	if err := s.Versions.Env.Objects.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Versions.Env.Objects.PutIfAbsent(t.Context(), key, data, "n"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// seen writes how far a shard of a version has seen time.
+func (s *Stage) seen(t *testing.T, version int, watermark event.Micros) {
+	t.Helper()
+	g, err := s.Versions.generation(t.Context(), "payments", version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch, err := s.Versions.Env.Store.TakeEpoch(t.Context(), "payments", g, 0)
+	if err == nil {
+		err = s.Versions.Env.Store.Write(t.Context(), store.Owner{Generation: g, Epoch: epoch}, &store.Batch{Progress: &store.Mark{Seq: 1, Watermark: watermark}})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestLagIsInEventTimeUnlessAllIsRead(t *testing.T) {
+	delayed := strings.Replace(stageSpec, "user: user\nscen", "user: user\nwatermark: {delay: 2m}\nscen", 1)
+	s := newStage(t, stageSpec, delayed)
+	spec, err := jobspec.Parse([]byte(delayed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lag := func(want int64) {
+		t.Helper()
+		if got, err := s.lag(t.Context(), "payments", 2, 1, spec); err != nil || got != want {
+			t.Errorf("the lag is %d ms, %v; want %d", got, err, want)
+		}
+	}
+	const second event.Micros = 1e6
+	lag(0) // nothing is known of the served version either
+	s.seen(t, 1, 1000*second)
+	lag(-1)
+	s.seen(t, 2, 700*second)
+	lag(210_000) // 90 s of the 300 are the difference of the delays
+	s.checkpoint(t, 1, 0, 3, 10, 20)
+	s.checkpoint(t, 1, 1, 3, 8, 25)
+	s.checkpoint(t, 2, 0, 1, 8, 19)
+	lag(210_000)
+	s.checkpoint(t, 2, 0, 2, 8, 20) // as far as the slower shard of each partition
+	lag(0)
+	s.checkpoint(t, 2, 1, 0, 0, 0) // one that has saved nothing does not count
+	if _, shards, err := s.heads(t.Context(), "payments", 2); err != nil || shards != 1 {
+		t.Errorf("%d shards, %v", shards, err)
+	}
+}
+
+func TestVersionRunsOnWhileWhatItServesCanChange(t *testing.T) {
+	s := newStage(t, stageSpec, stageSpec+"approval: none\n")
+	settled := func(version int, want bool) {
+		t.Helper()
+		if got, err := s.settled(t.Context(), "payments", version); err != nil || got != want {
+			t.Errorf("version %d is settled: %t, %v", version, got, err)
+		}
+	}
+	s.must(t, activities.SwitchInput{Version: 1, From: int64(event.MinTime), RequestID: "first"}, activities.Switched{Epoch: 1})
+	settled(1, false)
+	settled(2, true) // it serves nothing
+	const hour event.Micros = 3600e6
+	s.must(t, activities.SwitchInput{Version: 2, From: int64(1000 * hour), Epoch: 1, RequestID: "promote"}, activities.Switched{Epoch: 2})
+	settled(1, false)
+	s.seen(t, 1, 1000*hour+264*hour) // the longest session, and the retention
+	settled(1, false)
+	s.seen(t, 1, 1000*hour+265*hour)
+	settled(1, true)
+	settled(2, false)
+}

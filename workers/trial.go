@@ -109,7 +109,7 @@ func (s *Stage) Standing(ctx context.Context, in activities.StandingInput) (r ac
 		}
 		r.Behind = 0
 		for name, next := range goal {
-			if _, mine := have[name]; mine || readsTopic(job.Spec, name) {
+			if readsTopic(job.Spec, name) {
 				r.Behind += max(0, next-have[name])
 			}
 		}
@@ -184,8 +184,14 @@ func bounds(ctx context.Context, job *operator.Job, log *Log) (first, end offset
 	return first, end, err
 }
 
-// lag returns how far a version's watermark is behind another's in milliseconds, whatever delay each has; -1: not known.
+// lag returns how far a version's watermark is behind another's in milliseconds, whatever delay each has; -1: not known. One
+// that has read all that the other has is not behind: where topics are at rest, watermarks stop wherever the last partition
+// to rest left them.
 func (s *Stage) lag(ctx context.Context, job string, version, current int, spec *jobspec.Spec) (int64, error) {
+	ahead, err := s.hasRead(ctx, job, version, current, spec)
+	if err != nil || ahead {
+		return 0, err
+	}
 	mine, err := s.watermark(ctx, job, version)
 	if err != nil {
 		return -1, err
@@ -206,6 +212,24 @@ func (s *Stage) lag(ctx context.Context, job string, version, current int, spec 
 	}
 	behind := (int64(theirs) + served.Spec.Watermark.Delay.Microseconds()) - (int64(mine) + spec.Watermark.Delay.Microseconds())
 	return max(0, behind) / 1000, nil
+}
+
+// hasRead tells whether the checkpoints of a version hold all that those of another do, of the topics that it reads.
+func (s *Stage) hasRead(ctx context.Context, job string, version, current int, spec *jobspec.Spec) (bool, error) {
+	mine, _, err := s.heads(ctx, job, version)
+	if err != nil {
+		return false, err
+	}
+	theirs, shards, err := s.heads(ctx, job, current)
+	if err != nil || shards == 0 {
+		return false, err
+	}
+	for name, next := range theirs {
+		if readsTopic(spec, name) && mine[name] < next {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func (s *Stage) watermark(ctx context.Context, job string, version int) (event.Micros, error) {
@@ -330,7 +354,7 @@ func windowAfter(at event.Micros, specs ...*jobspec.Spec) event.Micros {
 	return event.Micros((int64(at)/every + 1) * every)
 }
 
-// Trial compares two versions and judges the candidate by the gates of its spec.
+// Compare compares two versions and judges the candidate by the gates of its spec.
 func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress func()) (r activities.Trial, err error) {
 	job, err := s.Versions.compile(ctx, in.Job, in.Version)
 	if err != nil {

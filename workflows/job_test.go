@@ -689,3 +689,22 @@ func TestDecisionsAreAudited(t *testing.T) {
 		t.Errorf("%d entries", len(j.entries))
 	}
 }
+
+// What a promotion without an answer may have taken is part of what a rollback gives back.
+func TestRollbackTakesBackWhatTheCandidateMayHave(t *testing.T) {
+	j := newJobTest(t, 1)
+	j.then(func() { j.deploy(2) })
+	j.then(func() { j.report(2, Ready, nil) })
+	j.then(func() { j.expect(Serving, 2); j.hang = "/promote/"; j.deploy(3) })
+	j.then(func() { j.report(3, Ready, func(r *RolloutReport) { r.From = 3 }) })
+	j.then(func() { j.expect(Promoting, 2); j.SignalWorkflow(SignalRollback, Request{To: 1}) })
+	j.then(func() {
+		if s := j.expect(Aborting, 1); s.Previous.Version != 2 {
+			t.Errorf("%+v", s)
+		}
+	})
+	j.run()
+	if back := j.switches[len(j.switches)-1]; back.From != 3 || back.Back != 1 {
+		t.Errorf("the rollback was %+v", back)
+	}
+}

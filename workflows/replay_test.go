@@ -18,7 +18,8 @@ func TestHistoriesReplay(t *testing.T) {
 		t.Fatalf("no histories: %v", err)
 	}
 	r := worker.NewWorkflowReplayer()
-	for name, f := range map[string]any{VersionType: Version, ShardType: Shard, ArchiveType: Archive, PublisherType: Publisher, BackfillType: Backfill, ReconcileType: Reconcile} {
+	for name, f := range map[string]any{VersionType: Version, ShardType: Shard, ArchiveType: Archive, PublisherType: Publisher, BackfillType: Backfill, ReconcileType: Reconcile,
+		JobType: Job, DeployType: Deploy, RolloutType: Rollout} {
 		r.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
 	quiet := log.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))

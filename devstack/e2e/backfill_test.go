@@ -76,7 +76,7 @@ func newBackfillTest(t *testing.T) *backfillTest {
 	return b
 }
 
-// startWorker starts a process for backfills.
+// startBackfills starts a process for backfills.
 func (b *backfillTest) startBackfills() {
 	b.worker = b.launch("backfills", b.env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.dir)
 }
