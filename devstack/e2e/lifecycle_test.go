@@ -110,7 +110,7 @@ func (l *lifecycleTest) specs() {
 	quick := []string{
 		"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']", "",
 		"[{weight: 5, hold: 10m}, {weight: 50, hold: 30m}]", "[{weight: 5, hold: 1s}, {weight: 50, hold: 1s}]",
-		`reject_rate: "<= 0.001", lag: "<= 30s", min_sessions: 1000`, `reject_rate: "<= 0.2", lag: "<= 30s", min_sessions: 200, own: matched > 100`,
+		`reject_rate: "<= 0.01", lag: "<= 30s", min_sessions: 1000`, `reject_rate: "<= 0.2", lag: "<= 30s", min_sessions: 200, own: matched > 100`,
 	}
 	l.v1 = write("v1.yaml", quick...)
 	l.v2 = write("v2.yaml", append(quick, `when: step("paid").count > 0 && step("delivered").count == 0`, `when: step("paid").count > 0`)...)
