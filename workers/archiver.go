@@ -146,44 +146,23 @@ func (l *archiveLog) Fetch(ctx context.Context, topic string, partition int32, n
 	yield func(*archive.Record)) (after, end int64, err error) {
 	f := l.fetcher(partition, next)
 	to := archive.Record{Topic: topic, Partition: partition}
-	got, err := f.Records(ctx, maxBytes, func(r *kafka.Record) {
-		to.Offset, to.Timestamp, to.Key, to.Value, to.Headers = r.Offset, r.Timestamp, r.Key, r.Value, to.Headers[:0]
-		for _, h := range r.Headers {
-			to.Headers = append(to.Headers, archive.Header{Key: string(h.Key), Value: h.Value})
-		}
-		yield(&to)
+	return f.read(archiver.ErrOffsetGone, archiver.ErrRecreated, func(f *kafka.Fetcher) (kafka.Fetched, error) {
+		return f.Records(ctx, maxBytes, func(r *kafka.Record) {
+			to.Offset, to.Timestamp, to.Key, to.Value, to.Headers = r.Offset, r.Timestamp, r.Key, r.Value, to.Headers[:0]
+			for _, h := range r.Headers {
+				to.Headers = append(to.Headers, archive.Header{Key: string(h.Key), Value: h.Value})
+			}
+			yield(&to)
+		})
 	})
-	if err != nil && got.Records == 0 {
-		f.next = -1 // so that the next try starts anew where the caller is
-		switch {
-		case errors.Is(err, kafka.ErrOffsetGone):
-			err = fmt.Errorf("%w: %w", archiver.ErrOffsetGone, err)
-		case errors.Is(err, kafka.ErrTopicRecreated):
-			err = fmt.Errorf("%w: %w", archiver.ErrRecreated, err)
-		}
-		return next, next, err
-	}
-	// What was read before an error is whole; the error comes again.
-	f.next = got.Next
-	end = max(got.HighWater, got.Next)
-	if got.Next == next && !got.AtEnd { // nothing came, but nobody said that nothing is there
-		end = max(end, next+1)
-	}
-	return got.Next, end, nil
 }
 
 // fetcher returns the fetcher of a partition, at an offset.
 func (l *archiveLog) fetcher(partition int32, next int64) *fetcher {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	f := l.fetchers[partition]
-	if f == nil || f.next != next {
-		if f != nil {
-			f.Close() // its position is not the caller's
-		}
-		f = &fetcher{l.client.Fetcher(l.topic, partition, next), next}
-		l.fetchers[partition] = f
-	}
+	f := l.fetchers[partition].at(next, func() *kafka.Fetcher { return l.client.Fetcher(l.topic, partition, next) })
+	l.fetchers[partition] = f
 	return f
 }
 

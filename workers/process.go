@@ -11,6 +11,7 @@ import (
 
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/objstore"
 	"github.com/weftdata/weft/operator"
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/store"
@@ -37,7 +38,12 @@ type Versions struct {
 
 // compile reads a version from the registry and compiles it.
 func (v *Versions) compile(ctx context.Context, job string, number int) (*operator.Job, error) {
-	r := registry.New(v.Env.Objects)
+	return CompileVersion(ctx, v.Env.Objects, job, number)
+}
+
+// CompileVersion reads a version from the registry in an object store and compiles it.
+func CompileVersion(ctx context.Context, objects objstore.Store, job string, number int) (*operator.Job, error) {
+	r := registry.New(objects)
 	version, err := r.Get(ctx, job, number)
 	if err != nil {
 		return nil, err

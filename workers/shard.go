@@ -35,6 +35,41 @@ type fetcher struct {
 	next int64
 }
 
+// at returns a fetcher that goes on at an offset: f, which may be nil, or a new one in its place.
+func (f *fetcher) at(next int64, open func() *kafka.Fetcher) *fetcher {
+	if f != nil && f.next == next {
+		return f
+	}
+	if f != nil {
+		f.Close() // its position is not the caller's
+	}
+	return &fetcher{open(), next}
+}
+
+// read reads once and returns the offset to go on at and the end of the partition. What says that offsets are gone, or that
+// the topic was made again, is gone or recreated too.
+func (f *fetcher) read(gone, recreated error, fetch func(*kafka.Fetcher) (kafka.Fetched, error)) (after, end int64, err error) {
+	next := f.next
+	got, err := fetch(f.Fetcher)
+	if err != nil && got.Records == 0 {
+		f.next = -1 // so that the next try starts anew where the caller is
+		switch {
+		case errors.Is(err, kafka.ErrOffsetGone):
+			err = fmt.Errorf("%w: %w", gone, err)
+		case errors.Is(err, kafka.ErrTopicRecreated):
+			err = fmt.Errorf("%w: %w", recreated, err)
+		}
+		return next, next, err
+	}
+	// What was read before an error is whole; the error comes again.
+	f.next = got.Next
+	end = max(got.HighWater, got.Next)
+	if got.Next == next && !got.AtEnd { // nothing came, but nobody said that nothing is there
+		end = max(end, next+1)
+	}
+	return got.Next, end, nil
+}
+
 // NewLog returns a log over a client, which the caller closes after it.
 func NewLog(client *kafka.Client) *Log {
 	return &Log{client: client, topics: map[string]kafka.Topic{}, fetchers: map[streaming.Partition]*fetcher{}}
@@ -118,33 +153,10 @@ func (l *Log) read(ctx context.Context, p streaming.Partition, next int64, fetch
 		return next, next, err
 	}
 	l.mu.Lock()
-	f := l.fetchers[p]
-	if f == nil || f.next != next {
-		if f != nil {
-			f.Close() // its position is not the caller's
-		}
-		f = &fetcher{l.client.Fetcher(t, p.ID, next), next}
-		l.fetchers[p] = f
-	}
+	f := l.fetchers[p].at(next, func() *kafka.Fetcher { return l.client.Fetcher(t, p.ID, next) })
+	l.fetchers[p] = f
 	l.mu.Unlock()
-	got, err := fetch(f.Fetcher)
-	if err != nil && got.Records == 0 {
-		f.next = -1 // so that the next try starts anew where the caller is
-		switch {
-		case errors.Is(err, kafka.ErrOffsetGone):
-			err = fmt.Errorf("%w: %w", streaming.ErrOffsetGone, err)
-		case errors.Is(err, kafka.ErrTopicRecreated):
-			err = fmt.Errorf("%w: %w", streaming.ErrRecreated, err)
-		}
-		return next, next, err
-	}
-	// What was read before an error is whole; the error comes again.
-	f.next = got.Next
-	end = max(got.HighWater, got.Next)
-	if got.Next == next && !got.AtEnd { // nothing came, but nobody said that nothing is there
-		end = max(end, next+1)
-	}
-	return got.Next, end, nil
+	return f.read(streaming.ErrOffsetGone, streaming.ErrRecreated, fetch)
 }
 
 // Objects keeps checkpoints in an object store.

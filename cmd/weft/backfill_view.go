@@ -14,9 +14,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
-	"go.temporal.io/sdk/converter"
 
-	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -86,25 +84,11 @@ func causeOf(err error) string {
 func runsOf(r *workflowservice.DescribeWorkflowExecutionResponse) []sliceRun {
 	list := []sliceRun{}
 	for _, a := range r.GetPendingActivities() {
-		s := sliceRun{Activity: a.GetActivityId(), Attempt: a.GetAttempt(), Worker: a.GetLastWorkerIdentity(), Failure: a.GetLastFailure().GetMessage()}
+		s := sliceRun{Activity: a.GetActivityId(), Attempt: a.GetAttempt(), Failure: a.GetLastFailure().GetMessage()}
 		if !strings.HasPrefix(s.Activity, "slice-") {
 			s.Activity = a.GetActivityType().GetName()
 		}
-		switch a.GetState() {
-		case enums.PENDING_ACTIVITY_STATE_STARTED:
-			s.State = "running"
-		case enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED:
-			s.State = "canceling"
-		default:
-			s.State, s.Worker = "waiting_for_worker", ""
-			if a.GetAttempt() > 1 && a.GetScheduledTime().AsTime().After(time.Now()) {
-				s.State = "backing_off"
-			}
-		}
-		var beat activities.Beat
-		if p := a.GetHeartbeatDetails().GetPayloads(); len(p) > 0 && converter.GetDefaultDataConverter().FromPayload(p[0], &beat) == nil {
-			s.Beat = &beat
-		}
+		s.State, s.Worker, s.Beat = pendingState(a)
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b sliceRun) int { return strings.Compare(a.Activity, b.Activity) })

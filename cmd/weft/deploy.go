@@ -115,17 +115,12 @@ func (f *deployFlags) run(c *cobra.Command) error {
 
 // register registers a spec with its files.
 func (f *deployFlags) register(ctx context.Context, at stack.Addresses, checked checkResult, in workflows.DeployInput) (job string, version int, err error) {
-	assets, err := readAssets(f.spec, checked.spec)
-	if err != nil {
-		return "", 0, err
-	}
 	env, err := workers.OpenEnv(ctx, at, stack.S3)
 	if err != nil {
 		return "", 0, err
 	}
 	defer func() { _ = env.Close() }() // what was written is acknowledged
-	v, err := registry.New(env.Objects).Add(ctx, registry.NewVersion{Job: checked.spec.Job, Spec: checked.text, Assets: assets,
-		Message: in.Message, Author: in.Author, RequestID: in.RequestID})
+	v, err := register(ctx, env, f.spec, checked, registry.NewVersion{Message: in.Message, Author: in.Author, RequestID: in.RequestID})
 	return v.Job, v.Number, err
 }
 

@@ -181,13 +181,7 @@ func (f *jobRunFlags) start(ctx context.Context, s *servers, checked checkResult
 	if err := f.checkTopics(ctx, s.env.Kafka, checked.spec); err != nil {
 		return did, err
 	}
-	assets, err := readAssets(f.spec, checked.spec)
-	if err != nil {
-		return did, err
-	}
-	v, err := registry.New(s.env.Objects).Add(ctx, registry.NewVersion{
-		Job: checked.spec.Job, Spec: checked.text, Assets: assets, Message: f.message, Author: author(),
-	})
+	v, err := register(ctx, s.env, f.spec, checked, registry.NewVersion{Message: f.message, Author: author()})
 	if err != nil {
 		return did, err
 	}
@@ -239,6 +233,15 @@ func startOptions(id, job string, version int) client.StartWorkflowOptions {
 	}
 	o.TypedSearchAttributes = temporal.NewSearchAttributes(known...)
 	return o
+}
+
+// register registers the spec of a file, with the files that it names. as has the rest of what is to be known of the version.
+func register(ctx context.Context, env *workers.Env, file string, checked checkResult, as registry.NewVersion) (v registry.Version, err error) {
+	as.Job, as.Spec = checked.spec.Job, checked.text
+	if as.Assets, err = readAssets(file, checked.spec); err != nil {
+		return v, err
+	}
+	return registry.New(env.Objects).Add(ctx, as)
 }
 
 // readAssets reads the files that a spec names.

@@ -101,25 +101,30 @@ func describeRun(ctx context.Context, t client.Client, id string) runState {
 	}
 	s.State = "idle"
 	for _, a := range r.GetPendingActivities() {
-		s.Attempt, s.Worker = a.GetAttempt(), a.GetLastWorkerIdentity()
-		s.Failure = a.GetLastFailure().GetMessage()
-		switch a.GetState() {
-		case enums.PENDING_ACTIVITY_STATE_STARTED:
-			s.State = "running"
-		case enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED:
-			s.State = "canceling"
-		default:
-			s.State, s.Worker = "waiting_for_worker", ""
-			if a.GetAttempt() > 1 && a.GetScheduledTime().AsTime().After(time.Now()) {
-				s.State = "backing_off"
-			}
-		}
-		var beat activities.Beat
-		if p := a.GetHeartbeatDetails().GetPayloads(); len(p) > 0 && converter.GetDefaultDataConverter().FromPayload(p[0], &beat) == nil {
-			s.Beat = &beat
-		}
+		s.Attempt, s.Failure = a.GetAttempt(), a.GetLastFailure().GetMessage()
+		s.State, s.Worker, s.Beat = pendingState(a)
 	}
 	return s
+}
+
+// pendingState tells what an activity that has not ended does, and where, with its last heartbeat; nil: it has sent none.
+func pendingState(a *workflow.PendingActivityInfo) (state, worker string, beat *activities.Beat) {
+	state, worker = "waiting_for_worker", ""
+	switch a.GetState() {
+	case enums.PENDING_ACTIVITY_STATE_STARTED:
+		state, worker = "running", a.GetLastWorkerIdentity()
+	case enums.PENDING_ACTIVITY_STATE_CANCEL_REQUESTED:
+		state, worker = "canceling", a.GetLastWorkerIdentity()
+	default:
+		if a.GetAttempt() > 1 && a.GetScheduledTime().AsTime().After(time.Now()) {
+			state = "backing_off"
+		}
+	}
+	var b activities.Beat
+	if p := a.GetHeartbeatDetails().GetPayloads(); len(p) > 0 && converter.GetDefaultDataConverter().FromPayload(p[0], &b) == nil {
+		beat = &b
+	}
+	return state, worker, beat
 }
 
 func newJobListCommand() *cobra.Command {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"strconv"
@@ -18,7 +17,6 @@ import (
 	"github.com/weftdata/weft/backfill"
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/operator"
-	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/workers"
 )
@@ -172,16 +170,7 @@ func (v *verification) registered(ctx context.Context) (*operator.Job, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the output is of version %q, which is no number of the registry: give its spec with --spec", v.version)
 	}
-	r := registry.New(v.objects)
-	version, err := r.Get(ctx, v.scope.Job, number)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := version.Parse()
-	if err != nil {
-		return nil, err
-	}
-	return operator.Compile(spec, rand.Uint64(), r.Assets(ctx, version))
+	return workers.CompileVersion(ctx, v.objects, v.scope.Job, number)
 }
 
 // pin narrows the scope to one generation, the newest that is served, and returns its version.

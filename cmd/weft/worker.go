@@ -183,28 +183,20 @@ func newSetupCommand() *cobra.Command {
 		Example: "  weft setup --temporal temporal.internal:7233 --namespace payments",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			found, err := stack.Find(at, stack.Temporal)
-			if err != nil {
+			return asTemporal(c, at, func(ctx context.Context, t client.Client, found stack.Addresses) error {
+				added, err := workers.SetUp(ctx, t, found.Namespace)
+				if err != nil {
+					return err
+				}
+				text := "namespace " + found.Namespace + ": everything is there already"
+				if len(added) > 0 {
+					text = "namespace " + found.Namespace + ": registered " + strings.Join(added, ", ")
+				}
+				_, err = fmt.Fprintln(c.OutOrStdout(), text)
 				return err
-			}
-			t, err := workers.DialTemporal(c.Context(), found, workers.Identity("setup"), slog.New(slog.DiscardHandler))
-			if err != nil {
-				return err
-			}
-			defer t.Close()
-			added, err := workers.SetUp(c.Context(), t, found.Namespace)
-			if err != nil {
-				return err
-			}
-			text := "namespace " + found.Namespace + ": everything is there already"
-			if len(added) > 0 {
-				text = "namespace " + found.Namespace + ": registered " + strings.Join(added, ", ")
-			}
-			_, err = fmt.Fprintln(c.OutOrStdout(), text)
-			return err
+			})
 		},
 	}
-	c.Flags().StringVar(&at.Temporal, "temporal", "", "host:port of Temporal (default $WEFT_TEMPORAL, or the running stack's)")
-	c.Flags().StringVar(&at.Namespace, "namespace", "", "namespace of Temporal")
+	temporalFlags(c, &at)
 	return c
 }
