@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/weftdata/weft/event"
-	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/operator"
 )
 
@@ -34,18 +33,7 @@ reports:
   - {name: funnel, every: 1m, by: [user], measures: {n: count(), stuck: count(stuck), sum: sum(amount)}}
 `
 
-func gamesJob(t testing.TB) *operator.Job {
-	t.Helper()
-	spec, err := jobspec.Parse([]byte(gamesSpec))
-	if err != nil {
-		t.Fatal(err)
-	}
-	job, err := operator.Compile(spec, 7, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return job
-}
+func gamesJob(t testing.TB) *operator.Job { return compiled(t, gamesSpec) }
 
 // cluster is a world that several shards share: one log, and a sink and objects for each shard. The groups topic
 // is as Kafka would keep it.

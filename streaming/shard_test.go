@@ -35,9 +35,11 @@ reports:
   - {name: funnel, every: 1m, by: [user], measures: {n: count(), stuck: count(stuck), sum: sum(amount)}}
 `
 
-func testJob(t testing.TB) *operator.Job {
+func testJob(t testing.TB) *operator.Job { return compiled(t, testSpec) }
+
+func compiled(t testing.TB, text string) *operator.Job {
 	t.Helper()
-	spec, err := jobspec.Parse([]byte(testSpec))
+	spec, err := jobspec.Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,11 +2,8 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,10 +11,8 @@ import (
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/archiver"
 	"github.com/weftdata/weft/backfill"
-	"github.com/weftdata/weft/devstack"
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/operator"
-	"github.com/weftdata/weft/paygen"
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/workers"
@@ -28,41 +23,14 @@ import (
 func TestArchiveEqualsFiles(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	weft := filepath.Join(dir, "weft")
-	run(t, "../..", "go", "build", "-o", weft, "./cmd/weft")
-	run(t, dir, weft, "gen", "--out", "pay", "--orders", "3000", "--seed", "5", "--span", "48h")
-	inputs := []string{"--spec", "pay/job.yaml"}
-	for _, s := range paygen.Sources() {
-		inputs = append(inputs, "--input", s[0]+"=pay/"+s[1])
-	}
-	var want backfill.Summary
-	if err := json.Unmarshal(run(t, dir, weft, append([]string{"replay", "--out", "result", "--json"}, inputs...)...), &want); err != nil {
-		t.Fatal(err)
-	}
-	s, err := devstack.Start(ctx, devstack.Config{Data: filepath.Join(dir, "stack")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop(context.WithoutCancel(ctx))
-	run(t, dir, weft, append([]string{"produce", "--kafka", s.Addresses().Kafka, "--partitions", "3", "-q"}, inputs...)...)
-	at := s.Addresses()
-	access, err := os.ReadFile(at.S3AccessKeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := os.ReadFile(at.S3SecretKeyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	at.S3AccessKey, at.S3SecretKey = strings.TrimSpace(string(access)), stack.Secret(strings.TrimSpace(string(secret)))
+	at, file, want := playEnvironment(t, ctx, 3000, 5, "48h", 3)
 	env, err := workers.OpenEnv(ctx, at, stack.Kafka, stack.S3)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer env.Close()
 
-	text, err := os.ReadFile(filepath.Join(dir, "pay/job.yaml"))
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +50,7 @@ func TestArchiveEqualsFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := backfill.ReplayConfig{Job: job, TempDir: dir}
+	cfg := backfill.ReplayConfig{Job: job, TempDir: t.TempDir()}
 	for _, source := range spec.Sources {
 		cfg.Archives = append(cfg.Archives, backfill.ArchiveInput{Source: source.Name, Objects: workers.ArchiveObjects{Store: env.Objects}})
 	}

@@ -84,13 +84,7 @@ func (b *backfillTest) startBackfills() {
 // archive archives all topics.
 func (b *backfillTest) archive(text []byte) {
 	b.Helper()
-	at := b.at
-	access, err := os.ReadFile(at.S3AccessKeyFile)
-	b.must(err)
-	secret, err := os.ReadFile(at.S3SecretKeyFile)
-	b.must(err)
-	at.S3AccessKey, at.S3SecretKey = strings.TrimSpace(string(access)), stack.Secret(strings.TrimSpace(string(secret)))
-	env, err := workers.OpenEnv(b.ctx, at, stack.Kafka, stack.S3)
+	env, err := workers.OpenEnv(b.ctx, withKeys(b.T, b.at), stack.Kafka, stack.S3)
 	b.must(err)
 	defer env.Close()
 	spec, err := jobspec.Parse(text)

@@ -109,7 +109,7 @@ func (c *chaos) must(err error) {
 // prepare builds the programs and generates the environment.
 func (c *chaos) prepare(orders int) {
 	c.Helper()
-	run(c.T, "../..", "go", "build", "-o", c.weft, "./cmd/weft")
+	c.weft = buildWeft(c.T, c.dir)
 	run(c.T, "..", "go", "build", "-o", c.dev, "./cmd/weft-dev")
 	run(c.T, c.dir, c.weft, "gen", "--out", "pay", "--orders", strconv.Itoa(orders), "--seed", "3", "--span", "240h")
 	c.inputs = []string{"--spec", filepath.Join(c.dir, "pay/job.yaml")}

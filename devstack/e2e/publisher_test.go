@@ -6,16 +6,13 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/weftdata/weft/activities"
-	"github.com/weftdata/weft/devstack"
 	"github.com/weftdata/weft/event"
-	"github.com/weftdata/weft/paygen"
 	"github.com/weftdata/weft/publisher"
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/store"
@@ -29,25 +26,11 @@ import (
 func TestPublished(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	weft := filepath.Join(dir, "weft")
-	run(t, "../..", "go", "build", "-o", weft, "./cmd/weft")
-	run(t, dir, weft, "gen", "--out", "pay", "--orders", "400", "--seed", "5", "--span", "6h")
-	inputs := []string{"--spec", "pay/job.yaml"}
-	for _, s := range paygen.Sources() {
-		inputs = append(inputs, "--input", s[0]+"=pay/"+s[1])
-	}
-	s, err := devstack.Start(ctx, devstack.Config{Data: filepath.Join(dir, "stack")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop(context.WithoutCancel(ctx))
-	at := s.Addresses()
-	run(t, dir, weft, append([]string{"produce", "--kafka", at.Kafka, "--partitions", "2", "-q"}, inputs...)...)
-	st := openStream(t, ctx, at, filepath.Join(dir, "pay/job.yaml"))
+	at, spec, _ := playEnvironment(t, ctx, 400, 5, "6h", 2)
+	st := openStream(t, ctx, at, spec)
 	defer st.store.Close()
 	p := &published{T: t, ctx: ctx, stream: st, changed: make(chan struct{}, 1)}
-	p.register(filepath.Join(dir, "pay/job.yaml"))
+	p.register(spec)
 
 	stop := p.start()
 	p.serve(st.generation, event.MinTime)

@@ -6,14 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/weftdata/weft/devstack"
-	"github.com/weftdata/weft/paygen"
 	"github.com/weftdata/weft/store"
 	"github.com/weftdata/weft/streaming"
 	"github.com/weftdata/weft/workers"
@@ -24,28 +21,8 @@ import (
 func TestShardsEqualReplay(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	weft := filepath.Join(dir, "weft")
-	run(t, "../..", "go", "build", "-o", weft, "./cmd/weft")
-	run(t, dir, weft, "gen", "--out", "pay", "--orders", "1500", "--seed", "12", "--span", "24h")
-	inputs := []string{"--spec", "pay/job.yaml"}
-	for _, s := range paygen.Sources() {
-		inputs = append(inputs, "--input", s[0]+"=pay/"+s[1])
-	}
-	var want struct {
-		Digests map[string]string
-		Rejects map[string]int64
-	}
-	if err := json.Unmarshal(run(t, dir, weft, append([]string{"replay", "--out", "result", "--json"}, inputs...)...), &want); err != nil {
-		t.Fatal(err)
-	}
-	s, err := devstack.Start(ctx, devstack.Config{Data: filepath.Join(dir, "stack")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop(context.WithoutCancel(ctx))
-	run(t, dir, weft, append([]string{"produce", "--kafka", s.Addresses().Kafka, "--partitions", "3", "-q"}, inputs...)...)
-	st := openStream(t, ctx, s.Addresses(), filepath.Join(dir, "pay/job.yaml"))
+	at, spec, want := playEnvironment(t, ctx, 1500, 12, "24h", 3)
+	st := openStream(t, ctx, at, spec)
 	defer st.store.Close()
 
 	const shards = 3
@@ -74,8 +51,8 @@ func TestShardsEqualReplay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sessions.String() != want.Digests["sessions"] || reports.String() != want.Digests["reports"] {
-		t.Errorf("digests: the shards' are %s and %s, the replay's %v", sessions, reports, want.Digests)
+	if sessions.String() != want.Parts["sessions"] || reports.String() != want.Parts["reports"] {
+		t.Errorf("digests: the shards' are %s and %s, the replay's %v", sessions, reports, want.Parts)
 	}
 	late, err := st.store.CountExceptions(ctx, "payments", st.generation, store.Late)
 	if err != nil {

@@ -2,22 +2,18 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/weftdata/weft/devstack"
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/objstore"
 	"github.com/weftdata/weft/operator"
-	"github.com/weftdata/weft/paygen"
 	"github.com/weftdata/weft/results"
 	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/store"
@@ -30,32 +26,8 @@ import (
 func TestStreamEqualsReplay(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	weft := filepath.Join(dir, "weft")
-	run(t, "../..", "go", "build", "-o", weft, "./cmd/weft")
-	run(t, dir, weft, "gen", "--out", "pay", "--orders", "1500", "--seed", "11", "--span", "24h")
-	inputs := []string{"--spec", "pay/job.yaml"}
-	for _, s := range paygen.Sources() {
-		inputs = append(inputs, "--input", s[0]+"=pay/"+s[1])
-	}
-	var want struct {
-		Digests map[string]string
-		Rejects map[string]int64
-	}
-	out := run(t, dir, weft, append([]string{"replay", "--out", "result", "--json"}, inputs...)...)
-	if err := json.Unmarshal(out, &want); err != nil {
-		t.Fatal(err)
-	}
-
-	s, err := devstack.Start(ctx, devstack.Config{Data: filepath.Join(dir, "stack")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop(context.WithoutCancel(ctx))
-	at := s.Addresses()
-	run(t, dir, weft, append([]string{"produce", "--kafka", at.Kafka, "--partitions", "3", "-q"}, inputs...)...)
-
-	st := openStream(t, ctx, at, filepath.Join(dir, "pay/job.yaml"))
+	at, spec, want := playEnvironment(t, ctx, 1500, 11, "24h", 3)
+	st := openStream(t, ctx, at, spec)
 	defer st.store.Close()
 	r := rand.New(rand.NewPCG(11, 1))
 	for range 4 { // runs that end in the middle, without a last checkpoint
@@ -80,11 +52,11 @@ func TestStreamEqualsReplay(t *testing.T) {
 	if len(late) > 0 {
 		t.Error("events were late: the environment's lateness is within the retention")
 	}
-	if sessions.String() != want.Digests["sessions"] {
-		t.Errorf("sessions: the stream's digest is %s, the replay's %s", sessions, want.Digests["sessions"])
+	if sessions.String() != want.Parts["sessions"] {
+		t.Errorf("sessions: the stream's digest is %s, the replay's %s", sessions, want.Parts["sessions"])
 	}
-	if reports.String() != want.Digests["reports"] {
-		t.Errorf("reports: the stream's digest is %s, the replay's %s", reports, want.Digests["reports"])
+	if reports.String() != want.Parts["reports"] {
+		t.Errorf("reports: the stream's digest is %s, the replay's %s", reports, want.Parts["reports"])
 	}
 	rejects, err := st.store.CountExceptions(ctx, "payments", st.generation, store.Rejected)
 	if err != nil {
@@ -147,13 +119,9 @@ func openStream(t *testing.T, ctx context.Context, at stack.Addresses, specFile 
 	st.generation = g.ID
 	st.client, err = kafka.New(kafka.Config{Brokers: kafka.ParseBrokers(at.Kafka), MaxWait: 100 * time.Millisecond})
 	must(err)
-	access, err := os.ReadFile(at.S3AccessKeyFile)
-	must(err)
-	secret, err := os.ReadFile(at.S3SecretKeyFile)
-	must(err)
+	at = withKeys(t, at)
 	st.objects, err = objstore.Open(objstore.Config{
-		Endpoint: at.S3, Bucket: at.S3Bucket,
-		AccessKey: strings.TrimSpace(string(access)), SecretKey: objstore.Secret(strings.TrimSpace(string(secret))),
+		Endpoint: at.S3, Bucket: at.S3Bucket, AccessKey: at.S3AccessKey, SecretKey: objstore.Secret(at.S3SecretKey),
 	})
 	must(err)
 	must(objstore.Probe(ctx, st.objects))
