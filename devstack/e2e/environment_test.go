@@ -16,12 +16,18 @@ import (
 )
 
 // playEnvironment generates a payment environment and plays it into the topics of an embedded stack, which ends with the
-// test. It returns where the stack is, the file of the job's spec, and what a replay of the files gives.
+// test, or of the Kafka that WEFT_TEST_KAFKA names, beside such a stack. It returns where the stack is, the file of the
+// job's spec, and what a replay of the files gives.
 func playEnvironment(t *testing.T, ctx context.Context, orders, seed int, span string, partitions int) (at stack.Addresses, spec string, want backfill.Summary) {
 	t.Helper()
 	dir := t.TempDir()
 	weft := buildWeft(t, dir)
 	run(t, dir, weft, "gen", "--out", "pay", "--orders", strconv.Itoa(orders), "--seed", strconv.Itoa(seed), "--span", span)
+	spec = filepath.Join(dir, "pay/job.yaml")
+	kafka := os.Getenv("WEFT_TEST_KAFKA")
+	if kafka != "" {
+		ownTopics(t, spec)
+	}
 	inputs := []string{"--spec", "pay/job.yaml"}
 	for _, s := range paygen.Sources() {
 		inputs = append(inputs, "--input", s[0]+"=pay/"+s[1])
@@ -35,8 +41,11 @@ func playEnvironment(t *testing.T, ctx context.Context, orders, seed int, span s
 	}
 	t.Cleanup(func() { _ = s.Stop(context.WithoutCancel(ctx)) }) // the test is over
 	at = withKeys(t, s.Addresses())
+	if kafka != "" {
+		at.Kafka = kafka
+	}
 	run(t, dir, weft, append([]string{"produce", "--kafka", at.Kafka, "--partitions", strconv.Itoa(partitions), "-q"}, inputs...)...)
-	return at, filepath.Join(dir, "pay/job.yaml"), want
+	return at, spec, want
 }
 
 // withKeys reads the keys of the object store from the files that hold them.

@@ -640,7 +640,7 @@ func TestProduceAgreesWithReplay(t *testing.T) {
 		return out
 	}
 	run("gen", "--out", dir, "--orders", "300", "--seed", "7")
-	job := k.ownTopics(dir + "/job.yaml")
+	job := ownTopics(k.T, dir + "/job.yaml")
 	inputs := inputsOf(t, dir)
 	var produced struct {
 		Records int64
@@ -691,12 +691,16 @@ func buildWeft(t *testing.T, dir string) string {
 }
 
 // ownTopics gives a spec topics that no other run has.
-func (k *kafkaTest) ownTopics(spec string) string {
-	k.Helper()
+func ownTopics(t *testing.T, spec string) string {
+	t.Helper()
 	text, err := os.ReadFile(spec)
-	k.must(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	own := "weft-test-" + strings.ToLower(rand.Text()) + "."
-	k.must(os.WriteFile(spec, regexp.MustCompile(`topic: +`).ReplaceAll(text, []byte("topic: "+own)), 0o600))
+	if err := os.WriteFile(spec, regexp.MustCompile(`topic: +`).ReplaceAll(text, []byte("topic: "+own)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	return spec
 }
 

@@ -43,7 +43,7 @@ func TestLoadMeasuresARunningJob(t *testing.T) {
 	weft := buildWeft(t, dir)
 	spec := filepath.Join(dir, "job.yaml")
 	k.must(os.WriteFile(spec, []byte(examples.Payments()), 0o600))
-	k.ownTopics(spec)
+	ownTopics(k.T, spec)
 	dsn := "sqlite:" + filepath.Join(dir, "store")
 	load := func(args ...string) (r loadResult, stderr string, err error) {
 		t.Helper()

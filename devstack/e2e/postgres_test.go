@@ -106,7 +106,7 @@ func TestStreamIntoPostgres(t *testing.T) {
 	dir := t.TempDir()
 	weft := buildWeft(t, dir)
 	run(t, dir, weft, "gen", "--out", "pay", "--orders", "600", "--seed", "5", "--span", "12h")
-	spec := k.ownTopics(filepath.Join(dir, "pay/job.yaml"))
+	spec := ownTopics(k.T, filepath.Join(dir, "pay/job.yaml"))
 	inputs := []string{"--spec", spec}
 	for _, s := range paygen.Sources() {
 		inputs = append(inputs, "--input", s[0]+"=pay/"+s[1])

@@ -184,7 +184,7 @@ func (p *published) await(what string) int {
 
 func (p *published) topicView() map[string]string {
 	p.Helper()
-	t, err := p.client.Topic(p.ctx, "pay.sessions")
+	t, err := p.client.Topic(p.ctx, p.job.Spec.Sinks.Topic)
 	if err != nil {
 		return nil // nobody has made it yet
 	}
