@@ -640,7 +640,7 @@ func TestProduceAgreesWithReplay(t *testing.T) {
 		return out
 	}
 	run("gen", "--out", dir, "--orders", "300", "--seed", "7")
-	job := ownTopics(k.T, dir + "/job.yaml")
+	job := ownTopics(k.T, dir+"/job.yaml")
 	inputs := inputsOf(t, dir)
 	var produced struct {
 		Records int64
