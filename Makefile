@@ -37,6 +37,14 @@ test: ## check formatting, vet, build and test everything
 	$(GO) build ./...
 	$(GO) vet ./...
 	$(GO) test -timeout 8m ./...
+	@$(MAKE) --no-print-directory workflowcheck
+
+.PHONY: workflowcheck
+workflowcheck: ## look for clocks, chance and goroutines in workflows; a planted clock must be found
+	cd internal/tools && $(GO) build -o ../../bin/workflowcheck go.temporal.io/sdk/contrib/tools/workflowcheck
+	bin/workflowcheck -config internal/tools/workflowcheck.yaml ./workflows
+	@if bin/workflowcheck -config internal/tools/workflowcheck.yaml ./internal/lint/testdata/clock >/dev/null 2>&1; then \
+	  echo "workflowcheck did not find the clock in internal/lint/testdata/clock: it finds nothing" >&2; exit 1; fi
 
 .PHONY: test-stack
 test-stack: ## test the embedded servers and the whole way through them (the first build takes 6 minutes)
