@@ -198,7 +198,7 @@ type file struct {
 	left    int64 // its rows
 	done    int64 // bytes of row groups that are done
 	open    bool
-	cursors [headerValueColumn + 1]cursor
+	cursors [headerValueColumn + 1]pqfile.Cursor
 
 	originText []byte
 }
@@ -243,7 +243,7 @@ func (f *file) mapColumns() error {
 			return fmt.Errorf("column %q is repeated %d-fold", strings.Join(path, "."), leaf.MaxRepetitionLevel)
 		}
 		f.columns[column] = leaf.ColumnIndex
-		f.cursors[column].maxDef = byte(leaf.MaxDefinitionLevel)
+		f.cursors[column].Max = byte(leaf.MaxDefinitionLevel)
 		if column == timestampColumn {
 			f.scale = scaleOf(leaf.Node.Type().LogicalType())
 		}
@@ -308,8 +308,7 @@ func (f *file) close() error {
 func (f *file) closeGroup() error {
 	var errs []error
 	for i := range f.cursors {
-		errs = append(errs, f.cursors[i].close())
-		f.cursors[i] = cursor{maxDef: f.cursors[i].maxDef}
+		errs = append(errs, f.cursors[i].Close())
 	}
 	f.open = false
 	return errors.Join(errs...)
@@ -324,7 +323,7 @@ func (f *file) openGroup() error {
 		if err != nil {
 			return err
 		}
-		f.cursors[i].pages = pages
+		f.cursors[i].Start(pages)
 	}
 	f.left = f.RowGroups()[f.group].NumRows()
 	f.open = true
@@ -386,26 +385,24 @@ func (f *file) row(to *filler) error {
 			continue
 		}
 		c := &f.cursors[i]
-		if c.entry == c.entries {
-			if err := c.need(); err != nil {
-				return err
-			}
+		if err := c.Need(); err != nil {
+			return err
 		}
-		at[i] = c.take()
+		at[i] = c.Take()
 	}
 	origin, err := f.origin()
 	if err != nil {
 		return err
 	}
-	if at[topicColumn] < 0 || string(f.cursors[topicColumn].bytes(at[topicColumn])) != to.topic {
+	if at[topicColumn] < 0 || string(f.cursors[topicColumn].Bytes(at[topicColumn])) != to.topic {
 		to.stats.OtherTopics++
 		return nil
 	}
 	if at[partitionColumn] < 0 || at[offsetColumn] < 0 {
 		return errors.New("a row has no partition or no offset")
 	}
-	r := event.Record{Source: to.source, Offset: f.cursors[offsetColumn].long(at[offsetColumn]), Timestamp: event.MinTime}
-	partition := f.cursors[partitionColumn].long(at[partitionColumn])
+	r := event.Record{Source: to.source, Offset: f.cursors[offsetColumn].Long(at[offsetColumn]), Timestamp: event.MinTime}
+	partition := f.cursors[partitionColumn].Long(at[partitionColumn])
 	if partition != int64(int32(partition)) {
 		return fmt.Errorf("partition %d is out of range", partition)
 	}
@@ -419,9 +416,9 @@ func (f *file) row(to *filler) error {
 		return nil
 	}
 	if at[timestampColumn] >= 0 {
-		r.Timestamp = f.scale.micros(f.cursors[timestampColumn].long(at[timestampColumn]))
+		r.Timestamp = f.scale.micros(f.cursors[timestampColumn].Long(at[timestampColumn]))
 	}
-	to.add(r, f.cursors[valueColumn].bytes(at[valueColumn]), origin)
+	to.add(r, f.cursors[valueColumn].Bytes(at[valueColumn]), origin)
 	return nil
 }
 
@@ -439,21 +436,21 @@ func (f *file) origin() (origin []byte, err error) {
 	}
 	keys, values := &f.cursors[headerKeyColumn], &f.cursors[headerValueColumn]
 	for first := true; ; first = false {
-		more, err := keys.next()
+		more, err := keys.Next()
 		if err != nil {
 			return nil, err
 		}
 		if !more && first {
-			return nil, errEarly
+			return nil, pqfile.ErrEarly
 		}
-		if !more || !first && keys.reps[keys.entry] == 0 {
+		if !more || !first && keys.Repetition() == 0 {
 			return origin, nil
 		}
-		if err := values.need(); err != nil {
+		if err := values.Need(); err != nil {
 			return nil, err
 		}
-		key, value := keys.take(), values.take()
-		if key < 0 || string(keys.bytes(key)) != OriginHeader {
+		key, value := keys.Take(), values.Take()
+		if key < 0 || string(keys.Bytes(key)) != OriginHeader {
 			continue
 		}
 		if f.originText == nil { // a header without a value is there all the same
@@ -461,7 +458,7 @@ func (f *file) origin() (origin []byte, err error) {
 		}
 		f.originText = f.originText[:0] // a copy: the page may go before the row's headers end
 		if value >= 0 {
-			f.originText = append(f.originText, values.bytes(value)...)
+			f.originText = append(f.originText, values.Bytes(value)...)
 		}
 		origin = f.originText
 	}

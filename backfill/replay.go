@@ -440,21 +440,9 @@ func exclude(b *event.Batch, isOut func(source uint16, partition int32, offset i
 	if isOut == nil {
 		return 0
 	}
-	kept, values, start := 0, uint32(0), uint32(0)
-	for _, e := range b.Events {
-		from, to := start, e.Vals
-		start = to
-		if isOut(e.Source, e.Partition, e.Offset, e.Index) {
-			continue
-		}
-		values += uint32(copy(b.Values[values:], b.Values[from:to]))
-		e.Vals = values
-		b.Events[kept] = e
-		kept++
-	}
-	out := len(b.Events) - kept
-	b.Events, b.Values = b.Events[:kept], b.Values[:values]
-	return out
+	before := len(b.Events)
+	b.Keep(func(e *event.Event) bool { return !isOut(e.Source, e.Partition, e.Offset, e.Index) })
+	return before - len(b.Events)
 }
 
 // note counts a decoded batch.

@@ -378,7 +378,7 @@ func (s *slicing) piece(ctx context.Context, core *correlate.Core, decoders []*o
 		if first {
 			out.rejects(b, s.slice.Rejects)
 		}
-		within(b, piece)
+		b.Keep(func(e *event.Event) bool { return piece.contains(e.Time) })
 		if err := core.Apply(b, out); err != nil {
 			return err
 		}
@@ -396,23 +396,6 @@ func (s *slicing) piece(ctx context.Context, core *correlate.Core, decoders []*o
 	s.bytes.Store(had + r.bytes.Load())
 	core.Advance(piece.To, out)
 	return out.err
-}
-
-// within leaves only the events of a range in a batch.
-func within(b *event.Batch, r TimeRange) {
-	kept, values, start := 0, uint32(0), uint32(0)
-	for _, e := range b.Events {
-		from, to := start, e.Vals
-		start = to
-		if !r.contains(e.Time) {
-			continue
-		}
-		values += uint32(copy(b.Values[values:], b.Values[from:to]))
-		e.Vals = values
-		b.Events[kept] = e
-		kept++
-	}
-	b.Events, b.Values = b.Events[:kept], b.Values[:values]
 }
 
 // staging writes what a slice gives. It implements correlate.Output.

@@ -7,6 +7,7 @@ package decode
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/jobspec"
@@ -47,6 +48,23 @@ func New(spec *jobspec.Spec, source int, o Options) (Decoder, error) {
 			"one of unix_s, unix_ms, unix_us, unix_ns, rfc3339, or a Go layout such as 2006-01-02 15:04:05")
 	}
 	return d, nil
+}
+
+// NewRows compiles the decoder of a source's rows: JSON records that were made of the columns of a table, whatever the format of
+// its records is (see package columns).
+func NewRows(spec *jobspec.Spec, source int, o Options) (Decoder, error) {
+	src := spec.Sources[source]
+	if src.Time.Layout == "" {
+		src.Time.Layout = "rfc3339"
+	}
+	rows := *spec
+	rows.Sources = slices.Clone(spec.Sources)
+	rows.Sources[source] = src
+	f, err := newFrame(&rows, source, o)
+	if err != nil {
+		return nil, err
+	}
+	return newJSON(&src, f, o)
 }
 
 func newFormat(src *jobspec.Source, f *frame, o Options) (Decoder, error) {

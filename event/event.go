@@ -125,6 +125,23 @@ func (b *Batch) ResetDecoded() {
 	b.steps.reset()
 }
 
+// Keep leaves only the events that keep is true of.
+func (b *Batch) Keep(keep func(*Event) bool) {
+	kept, values, start := 0, uint32(0), uint32(0)
+	for _, e := range b.Events {
+		from, to := start, e.Vals
+		start = to
+		if !keep(&e) {
+			continue
+		}
+		values += uint32(copy(b.Values[values:], b.Values[from:to]))
+		e.Vals = values
+		b.Events[kept] = e
+		kept++
+	}
+	b.Events, b.Values = b.Events[:kept], b.Values[:values]
+}
+
 // Add appends a raw record to the batch; its bytes are copied into Data. r's range is set by Add.
 func (b *Batch) Add(r Record, raw []byte) {
 	r.Off, r.Len = uint32(len(b.Data)), uint32(len(raw))

@@ -41,9 +41,36 @@ func (b *builder) sources() {
 		s.Fields = b.sourceFields(v)
 		s.Dedupe = v.get("dedupe").strings()
 		b.shard(v)
+		s.Parquet = b.parquet(v.get("parquet"))
 		b.spec.Sources = append(b.spec.Sources, s)
 	})
 	slices.SortFunc(b.spec.Sources, func(x, y Source) int { return cmp.Compare(x.Topic, y.Topic) })
+}
+
+// parquet reads how others wrote a source's history.
+func (b *builder) parquet(v *value) *Parquet {
+	if v == nil {
+		return nil
+	}
+	p := &Parquet{Path: v.get("path").string(), Value: v.get("value").string(), Partition: v.get("partition").string(),
+		Offset: v.get("offset").string(), Pos: v.at}
+	if at := v.get("before"); at != nil {
+		var err error
+		if p.Before, err = time.Parse(time.RFC3339, at.text); err != nil {
+			b.add(at.pos, at.path, "such as 2026-03-01T00:00:00Z", "there is no time %s", quote(at.text))
+		}
+	}
+	v.get("columns").each(func(path string, column *value) {
+		if p.Columns == nil {
+			p.Columns = map[string]string{}
+		}
+		p.Columns[path] = column.string()
+	})
+	if p.Value != "" && p.Columns != nil {
+		c := v.get("columns")
+		b.add(c.at, c.path, "leave out one of them", "value holds whole records, so no columns fill their paths")
+	}
+	return p
 }
 
 // format reads a source's format, whose options stand beside it or in its mapping.

@@ -3,7 +3,11 @@
 // nearest valid name.
 package jobspec
 
-import "time"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // Version is the only version of the spec format so far.
 const Version = "weft/v1"
@@ -59,6 +63,60 @@ type Source struct {
 	Fields []Field  // sorted by name, then order of the text
 	Dedupe []string // paths; events of this source that agree in all of them (and in step) count once
 	Shard  string   // a constant in place of the shard field; empty: read the field
+	// Parquet is the source's history that others wrote; nil: none, and files that are replayed have the paths as columns.
+	Parquet *Parquet
+}
+
+// Parquet says how files that others wrote hold a source's records: a row each. Columns within columns have dots.
+type Parquet struct {
+	Path      string            // prefix of the files in the object store; empty: they are given to a replay only
+	Value     string            // the column of whole records, in the source's format; empty: rows are records
+	Columns   map[string]string // by path of the records; a path that is not here is a column of that name
+	Partition string            // with Offset the columns of a record's place in the topic; empty: not known
+	Offset    string
+	Before    time.Time // events from here on are left out, since the topic's archive has them; zero: none
+	Pos       Pos
+}
+
+// Paths lists the paths that the source reads, each once, in no order.
+func (s *Source) Paths() (list []string) {
+	add := func(path string) {
+		if path != "" && !slices.Contains(list, path) {
+			list = append(list, path)
+		}
+	}
+	if s.Each != "" {
+		add(s.Each) // with all that its elements have
+		return append(list, s.rooted()...)
+	}
+	for _, path := range s.read() {
+		add(path)
+	}
+	return list
+}
+
+// rooted lists the paths that count from the record although it has several events.
+func (s *Source) rooted() (list []string) {
+	for _, path := range s.read() {
+		if strings.HasPrefix(path, "$") && !slices.Contains(list, path) {
+			list = append(list, path)
+		}
+	}
+	return list
+}
+
+func (s *Source) read() []string {
+	list := append([]string{s.Time.Field, s.Step.Field}, s.Dedupe...)
+	for _, c := range s.Where {
+		list = append(list, c.Path)
+	}
+	for _, k := range s.Keys {
+		list = append(list, k.Path)
+	}
+	for _, f := range s.Fields {
+		list = append(list, f.Path)
+	}
+	return list
 }
 
 // Format names the format of a source's records and carries the options of that format.

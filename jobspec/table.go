@@ -36,6 +36,8 @@ var (
 		"a range such as 'Fri 18:00-Mon 08:00 Asia/Shanghai'")
 	shareForm   = newForm(`(>=|>|<=|<) *(0(\.[0-9]{1,9})?|1(\.0{1,9})?)`, "a comparison with a share, such as '>= 0.999'")
 	lagForm     = newForm(`(<=|<) *`+durationText, "a comparison with a duration, such as '<= 30s'")
+	instantForm = newForm(`[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z`, "a time such as 2026-03-01T00:00:00Z")
+	prefixForm  = newForm(`[A-Za-z0-9_.=-]+(/[A-Za-z0-9_.=-]+)*/`, "folders that end in a slash, such as lake/orders/")
 	anyNameForm = newForm(`(.|\n)+`, "text")
 )
 
@@ -165,9 +167,23 @@ func sourceShape() *shape {
 				).exactlyOne("path", "value").with("scale", "path").with("map", "path")))),
 		may("dedupe", list("Paths; events of one step that agree in all of them count once.", 1, pathsMax, path("A path.")).distinct()),
 		may("shard", constant("Constant in place of the shard field.", valueMax)),
+		may("parquet", parquetShape()),
 	})...)
 	s.extra = formatConditions
 	return s
+}
+
+func parquetShape() *shape {
+	column := func(doc string) *shape { return text(doc, 1024) }
+	return object("History of the source that others wrote as Parquet: a row is a record.",
+		may("path", formed("Prefix of the files in the object store, such as lake/orders/. Other files are given to a replay.", prefixForm)),
+		may("columns", dict("Columns by the path that they fill; what is not listed is a column of the path's own name.",
+			1, valuesMax, anyNameForm, column("Name of a column; of one within another, such as order.id."))),
+		may("value", column("Column that holds whole records, in the source's format; by default rows become JSON records.")),
+		may("partition", column("Column of the record's partition in the topic, so that it is the same event there.")),
+		may("offset", column("Column of the record's offset.")),
+		may("before", formed("Rows with events from this time on are left out, since the archive has them.", instantForm)),
+	).with("partition", "offset").with("offset", "partition")
 }
 
 // constant is a value of 1 to most characters that stands in for one of the records.

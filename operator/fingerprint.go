@@ -16,6 +16,7 @@ const decodeRules = "1"
 // source, its files, and the fields' types), so what differs may still agree.
 func (j *Job) Fingerprint(source int) string {
 	s := j.Spec.Sources[source]
+	s.Parquet = nil // it is about other files
 	// Where something stands in the text decides nothing.
 	s.Pos, s.Format.Pos, s.Time.Pos, s.Step.Pos = jobspec.Pos{}, jobspec.Pos{}, jobspec.Pos{}, jobspec.Pos{}
 	s.Where, s.Keys, s.Fields = slices.Clone(s.Where), slices.Clone(s.Keys), slices.Clone(s.Fields)

@@ -118,11 +118,15 @@ func config(spec *jobspec.Spec, set *rules.Set) correlate.Config {
 func micros(d time.Duration) event.Micros { return event.Micros(d.Microseconds()) }
 
 // Decoder decodes batches of all sources of a job. It keeps scratch memory: use one per goroutine.
-type Decoder struct{ bySource []decode.Decoder }
+type Decoder struct {
+	bySource []decode.Decoder
+	rows     []decode.Decoder // of rows, by source; nil: not needed yet
+	job      *Job
+}
 
 // NewDecoder returns a decoder for the job's records.
 func (j *Job) NewDecoder() (*Decoder, error) {
-	d := &Decoder{}
+	d := &Decoder{job: j, rows: make([]decode.Decoder, len(j.Spec.Sources))}
 	for i := range j.Spec.Sources {
 		one, err := decode.New(j.Spec, i, j.options)
 		if err != nil {
@@ -142,3 +146,31 @@ func (d *Decoder) Decode(b *event.Batch) {
 
 // DecodeRecord appends the events of one of the batch's records to the batch, or one reject and no event.
 func (d *Decoder) DecodeRecord(b *event.Batch, r event.Record) { d.bySource[r.Source].Decode(b, r) }
+
+// DecodeRows appends the events and rejects of a batch's records to the batch, all of one source, which were rows of Parquet files
+// of others. Those that the source's archive has anyway, from parquet.before on, are left out.
+func (d *Decoder) DecodeRows(b *event.Batch) error {
+	if len(b.Records) == 0 {
+		return nil
+	}
+	n := int(b.Records[0].Source)
+	parquet := d.job.Spec.Sources[n].Parquet
+	if parquet != nil && parquet.Value != "" { // the column has records as the topic has them
+		d.Decode(b)
+	} else {
+		if d.rows[n] == nil {
+			var err error
+			if d.rows[n], err = decode.NewRows(d.job.Spec, n, d.job.options); err != nil {
+				return fmt.Errorf("source %s: %w", d.job.Spec.Sources[n].Name, err)
+			}
+		}
+		for _, r := range b.Records {
+			d.rows[n].Decode(b, r)
+		}
+	}
+	if parquet != nil && !parquet.Before.IsZero() {
+		before := event.Micros(parquet.Before.UnixMicro())
+		b.Keep(func(e *event.Event) bool { return e.Time < before })
+	}
+	return nil
+}

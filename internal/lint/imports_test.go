@@ -37,8 +37,9 @@ func table() map[string]may {
 		"lines":          {code: []string{"event"}},
 		"archive":        {code: []string{"event", "archive/pqfile"}},
 		"archive/pqfile": {},
+		"columns":        {code: []string{"event", "jobspec", "archive/pqfile"}, test: []string{"operator", "decode"}},
 		"results":        {code: []string{"event", "jobspec", "correlate", "archive/pqfile"}},
-		"backfill":       {code: core("lines", "archive", "results", "store", "objstore"), test: []string{"paygen", "examples", "objstore/objtest"}},
+		"backfill":       {code: core("lines", "archive", "archive/pqfile", "columns", "results", "store", "objstore"), test: []string{"paygen", "examples", "objstore/objtest"}},
 
 		"examples": {},
 		"paygen":   {code: []string{"event", "examples"}, test: core("backfill", "lines", "results")},
