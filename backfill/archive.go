@@ -105,6 +105,8 @@ func (r *replay) openArchive(ctx context.Context, s source) (_ records, err erro
 	return a, nil
 }
 
+var errNoTopic = errors.New("there is no archive")
+
 // partitions finds the partitions that the archive has and that are asked for.
 func (a *archiveRecords) partitions(ctx context.Context) (list []int32, err error) {
 	root := archive.TopicPrefix(a.source.topic)
@@ -131,7 +133,7 @@ func (a *archiveRecords) partitions(ctx context.Context) (list []int32, err erro
 		}
 	}
 	if len(list) == 0 && a.until == nil {
-		return nil, fmt.Errorf("there is no archive of topic %s under %s: start its archiver first", a.source.topic, root)
+		return nil, fmt.Errorf("%w of topic %s under %s: start its archiver first", errNoTopic, a.source.topic, root)
 	}
 	for _, id := range slices.Sorted(maps.Keys(a.until)) {
 		if !slices.Contains(list, id) && a.until[id] > 0 {

@@ -2,6 +2,7 @@ package backfill
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/weftdata/weft/archive"
+	"github.com/weftdata/weft/columns"
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/operator"
 )
@@ -25,14 +27,16 @@ type fileReader struct {
 	done   sync.WaitGroup
 	bytes  atomic.Int64 // of files that are read to their end
 
-	now  *archive.Reader // nil: between two files
+	now  *archive.Reader // nil: between two files, or within a table
+	rows *columns.Rows   // nil: not within a table
 	file PlannedFile
 }
 
 type loadedPlanned struct {
 	PlannedFile
-	data []byte
-	err  error
+	data  []byte
+	table *columns.File // of one of others
+	err   error
 }
 
 func newFileReader(ctx context.Context, job *operator.Job, objects ObjectStore, files []PlannedFile) *fileReader {
@@ -41,14 +45,23 @@ func newFileReader(ctx context.Context, job *operator.Job, objects ObjectStore, 
 	archived := &archiveRecords{source: source{archive: &ArchiveInput{Objects: archiveOf{objects}}}}
 	r.done.Go(func() {
 		defer close(r.loaded)
+		tables := mappings{job: job}
 		for _, f := range files {
-			data, err := archived.get(ctx, f.archived())
+			x := loadedPlanned{PlannedFile: f}
+			if f.Table == nil {
+				x.data, x.err = archived.get(ctx, f.archived())
+			} else {
+				var m *columns.Mapping
+				if m, x.err = tables.of(f.Source); x.err == nil {
+					x.table, x.err = loadTable(ctx, objects, m, &f)
+				}
+			}
 			select {
-			case r.loaded <- loadedPlanned{f, data, err}:
+			case r.loaded <- x:
 			case <-ctx.Done():
 				return
 			}
-			if err != nil {
+			if x.err != nil {
 				return
 			}
 		}
@@ -73,6 +86,20 @@ func (r *fileReader) close() {
 // fill appends about maxBytes of records to the batch, all of one source; more is false at the end.
 func (r *fileReader) fill(b *event.Batch, maxBytes int) (more bool, err error) {
 	for {
+		if r.rows != nil {
+			more, err := r.rows.Fill(b, maxBytes)
+			if err != nil {
+				return false, err
+			}
+			if !more {
+				r.rows = nil
+				r.bytes.Add(r.file.Bytes)
+			}
+			if len(b.Records)+len(b.Rejects) > 0 {
+				return true, nil
+			}
+			continue
+		}
 		if r.now == nil {
 			f, ok := <-r.loaded
 			if !ok {
@@ -82,6 +109,12 @@ func (r *fileReader) fill(b *event.Batch, maxBytes int) (more bool, err error) {
 				return false, f.err
 			}
 			r.file = f.PlannedFile
+			if f.table != nil {
+				if r.rows, err = f.table.Rows(f.Table.Group, stampOf(&f.table.Groups()[f.Table.Group])); err != nil {
+					return false, err
+				}
+				continue
+			}
 			if r.now, err = archive.OpenAt(f.Key, bytes.NewReader(f.data), int64(len(f.data))); err != nil {
 				return false, r.file.archived().problem(err)
 			}
@@ -122,6 +155,7 @@ func (r *fileReader) closeFile() error {
 type decoding struct {
 	event.Batch
 	err  error // of reading what would follow
+	rows bool  // of a table
 	done chan struct{}
 }
 
@@ -140,7 +174,11 @@ func decodeFiles(outer context.Context, r *fileReader, decoders []*operator.Deco
 	for _, d := range decoders {
 		work.Go(func() {
 			for b := range raw {
-				d.Decode(&b.Batch)
+				if b.rows {
+					b.err = cmp.Or(b.err, d.DecodeRows(&b.Batch))
+				} else {
+					d.Decode(&b.Batch)
+				}
 				close(b.done)
 			}
 		})
@@ -159,6 +197,7 @@ func decodeFiles(outer context.Context, r *fileReader, decoders []*operator.Deco
 			b.Reset()
 			b.done = make(chan struct{})
 			more, b.err = r.fill(&b.Batch, sliceBatchBytes)
+			b.rows = r.file.Table != nil
 			order <- b // there is room for all
 			if b.err != nil {
 				close(b.done)

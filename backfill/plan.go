@@ -301,6 +301,8 @@ type PlannedFile struct {
 	Least          event.Micros `json:"least_us"` // of its events; with Greatest it is all of time where that is not known
 	Greatest       event.Micros `json:"greatest_us"`
 	Rejects        bool         `json:"rejects,omitempty"` // it has records that do not decode, or may have
+	// Table is set of a row group of a file of others; it has no manifest, hash and offsets, and its bytes are those of the row group.
+	Table *PlannedTable `json:"table,omitempty"`
 }
 
 // planPart is the object of a part: each file once, and the numbers of the files of each slice.

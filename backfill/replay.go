@@ -264,7 +264,7 @@ func (p parquetRecords) Fill(b *event.Batch, maxBytes int) (bool, error) {
 	return p.Reader.Fill(b, p.source, p.topic, maxBytes)
 }
 
-// open opens an input: a folder or a file that starts as Parquet does is an archive, anything else is text.
+// open opens an input: a folder or a file that starts as Parquet does is an archive, or a table of others; anything else is text.
 func (r *replay) open(ctx context.Context, s source) (records, error) {
 	if s.archive != nil {
 		return r.openArchive(ctx, s)
@@ -275,6 +275,12 @@ func (r *replay) open(ctx context.Context, s source) (records, error) {
 		return nil, err
 	}
 	if parquet {
+		if files, table, err := tables(s.Path); err != nil || table {
+			if err != nil {
+				return nil, err
+			}
+			return r.openTables(s, files)
+		}
 		a, err := archive.Open(s.Path)
 		if err != nil {
 			return nil, err
@@ -307,11 +313,7 @@ func isParquet(path string) (bool, error) {
 		return false, nil // what is read from a pipe is gone
 	}
 	if info.IsDir() {
-		files, err := filepath.Glob(filepath.Join(path, "*.parquet"))
-		if err == nil && len(files) == 0 {
-			err = fmt.Errorf("read %s: it is a folder without .parquet files; name a file", path)
-		}
-		return true, err
+		return true, nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -321,6 +323,15 @@ func isParquet(path string) (bool, error) {
 	var magic [4]byte
 	_, err = io.ReadFull(f, magic[:])
 	return err == nil && string(magic[:]) == "PAR1", nil
+}
+
+// decode decodes a batch of the input.
+func (in *pipelineInput) decode(d *operator.Decoder, b *event.Batch) error {
+	if _, rows := in.reader.(*tableRecords); rows {
+		return d.DecodeRows(b)
+	}
+	d.Decode(b)
+	return nil
 }
 
 // pipeline reads, decodes and hands over batches. Reading follows event time: the input that is furthest behind is read
@@ -398,7 +409,10 @@ func (p *pipeline) run(outer context.Context, take func(*pipelineBatch) error) e
 	for _, d := range workers {
 		decoders.Go(func() {
 			for b := range raw {
-				d.Decode(&b.Batch)
+				if err := b.input.decode(d, &b.Batch); err != nil {
+					cancel(err)
+					return
+				}
 				b.excluded = exclude(&b.Batch, p.cfg.Exclude)
 				p.note(b)
 				select {

@@ -93,13 +93,15 @@ type SliceManifest struct {
 	State    []StatePart `json:"state"`    // what the next slice starts from; empty where the chunk is done
 }
 
-// SliceFile is a data file of the archive that a slice read.
+// SliceFile is a data file that a slice read.
 type SliceFile struct {
 	Key            string `json:"key"`
 	SHA256         string `json:"sha256"`
 	Records        int64  `json:"records"`
 	LeastOffset    int64  `json:"least_offset"`
 	GreatestOffset int64  `json:"greatest_offset"`
+
+	Table *PlannedTable `json:"table,omitempty"` // of a row group of a file of others
 }
 
 // StatePart is one part of a core's snapshot.
@@ -515,7 +517,7 @@ func (s *slicing) commit(ctx context.Context, m *SliceManifest, core *correlate.
 	m.Records, m.Bytes, m.Seconds = s.records.Load(), s.bytes.Load(), time.Since(s.started).Seconds()
 	m.Manifest = in.Plan.sliceKey(in.Chunk, in.Slice)
 	for _, f := range s.slice.Files {
-		m.Inputs = append(m.Inputs, SliceFile{f.Key, f.SHA256, f.Records, f.LeastOffset, f.GreatestOffset})
+		m.Inputs = append(m.Inputs, SliceFile{f.Key, f.SHA256, f.Records, f.LeastOffset, f.GreatestOffset, f.Table})
 	}
 	mine, err := commit(ctx, in.Objects, m.Manifest, m, s.nonce)
 	if err != nil {

@@ -28,6 +28,7 @@ type survey struct {
 type archivedFile struct {
 	PlannedFile
 	stamps  *archive.Span // of the broker
+	stamp   *event.Micros // of all its rejects, if there are any; nil: they have times of their own
 	rejects int64
 }
 
@@ -49,6 +50,9 @@ func (f *archivedFile) hasRejects(r TimeRange) bool {
 	if !f.Rejects || r.empty() {
 		return false
 	}
+	if f.stamp != nil {
+		return r.contains(*f.stamp)
+	}
 	if f.stamps == nil { // records without a time belong to the beginning of time
 		return r.From == event.MinTime
 	}
@@ -61,7 +65,24 @@ func readArchive(ctx context.Context, in *PlanInput) (*survey, error) {
 	var unmeasured []*archivedFile
 	for number := range in.Job.Spec.Sources {
 		a := &archiveRecords{source: archivedSource(in.Job, number, in.Objects)}
+		tables := 0
+		if p := in.Job.Spec.Sources[number].Parquet; p != nil && p.Path != "" {
+			list, err := s.tables(ctx, in, number)
+			if err != nil {
+				return nil, err
+			}
+			if tables = len(list); tables > 0 {
+				for _, f := range list {
+					if f.Least == always.From {
+						unmeasured = append(unmeasured, f)
+					}
+				}
+			}
+		}
 		partitions, err := a.partitions(ctx)
+		if errors.Is(err, errNoTopic) && tables > 0 {
+			continue // its whole history is of others
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -204,7 +225,14 @@ func (f *archivedFile) measure(ctx context.Context, in *PlanInput) error {
 		if more, err = r.fill(&b, sliceBatchBytes); err != nil {
 			return err
 		}
-		d.Decode(&b)
+		if f.Table != nil {
+			err = d.DecodeRows(&b)
+		} else {
+			d.Decode(&b)
+		}
+		if err != nil {
+			return err
+		}
 		rejects += int64(len(b.Rejects))
 		for i := range b.Events {
 			span.Least, span.Greatest = min(span.Least, b.Events[i].Time), max(span.Greatest, b.Events[i].Time)

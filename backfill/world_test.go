@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"iter"
 	"maps"
@@ -116,14 +117,22 @@ func (m *memory) Delete(_ context.Context, key string) error {
 
 func (m *memory) List(_ context.Context, prefix, after string) iter.Seq2[objstore.Info, error] {
 	return func(yield func(objstore.Info, error) bool) {
-		var keys []string
-		err := m.call(func() error { keys = slices.Sorted(maps.Keys(m.objects)); return nil })
+		var list []objstore.Info
+		err := m.call(func() error {
+			for _, key := range m.keys(prefix) {
+				if key > after {
+					data := m.objects[key]
+					list = append(list, objstore.Info{Key: key, Size: int64(len(data)), ETag: fmt.Sprint(crc32.ChecksumIEEE(data))})
+				}
+			}
+			return nil
+		})
 		if err != nil {
 			yield(objstore.Info{}, err)
 			return
 		}
-		for _, key := range keys {
-			if strings.HasPrefix(key, prefix) && key > after && !yield(objstore.Info{Key: key}, nil) {
+		for _, info := range list {
+			if !yield(info, nil) {
 				return
 			}
 		}

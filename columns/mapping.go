@@ -67,7 +67,7 @@ func New(spec *jobspec.Spec, source int) (*Mapping, error) {
 		}
 	}
 	for _, text := range slices.Sorted(maps.Keys(wanted)) {
-		p := path{names: members(text), time: text == s.Time.Field}
+		p := path{names: members(text), time: text == s.Time.Field || text == s.Each} // times of `each` are within its elements
 		p.column = p.names
 		if column, ok := named[text]; ok {
 			p.column, p.explicit = split(column), true

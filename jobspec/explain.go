@@ -126,6 +126,11 @@ func (d *drawing) sources() {
 		rows = append(rows, []string{s.Name, s.Topic, format, when, step})
 	}
 	d.table(rows)
+	for i := range d.spec.Sources {
+		if s := &d.spec.Sources[i]; s.Parquet != nil && s.Parquet.Path != "" {
+			d.line(fmt.Sprintf("  history of %s: Parquet in %s", s.Name, s.Parquet.Path))
+		}
+	}
 }
 
 func (d *drawing) keys() {
