@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/converter"
@@ -210,7 +211,7 @@ func Backfill(ctx workflow.Context, raw converter.RawValue) (BackfillResult, err
 	if err != nil {
 		return BackfillResult{}, badInput(BackfillType, backfillExample, err)
 	}
-	b := newBackfill(ctx, in.Job, asked, in.Work, in.State)
+	b := newBackfill(ctx, BackfillType, in.Job, asked, in.Work, in.State)
 	b.newest = in.Order == "newest"
 	b.publish, b.compare = in.Mode == ModePublish, in.Mode == ModeCompare
 	result, err := b.main(ctx)
@@ -290,6 +291,7 @@ type keptBackfill struct {
 	Compared  *activities.BackfillCompared `json:"compared,omitempty"`
 	Repair    string                       `json:"repair,omitempty"`
 	Warnings  []string                     `json:"warnings,omitempty"`
+	Ledger    ledger                       `json:"ledger,omitzero"`
 	Rejections
 }
 
@@ -301,9 +303,12 @@ func (k *keptBackfill) UnmarshalJSON(data []byte) error {
 
 // backfill is a run of the workflow Backfill or Reconcile.
 type backfill struct {
-	job    string
-	work   Work
-	newest bool
+	kind     string // of the workflow, as the audit log has it
+	workflow string // its id
+	audits   bool
+	job      string
+	work     Work
+	newest   bool
 	// publish serves the result; compare stores a report of how it differs from what is served, and repair serves it after
 	// that where it does.
 	publish, compare, repair bool
@@ -317,8 +322,9 @@ type backfill struct {
 }
 
 // newBackfill returns a backfill that goes on where carried ended, or begins. Only the first run decides which range is meant.
-func newBackfill(ctx workflow.Context, job string, asked activities.Range, work Work, carried *keptBackfill) *backfill {
-	b := &backfill{job: job, work: work}
+func newBackfill(ctx workflow.Context, kind, job string, asked activities.Range, work Work, carried *keptBackfill) *backfill {
+	b := &backfill{kind: strings.ToLower(kind), workflow: workflow.GetInfo(ctx).WorkflowExecution.ID, job: job, work: work}
+	b.audits = workflow.GetVersion(ctx, "audit", workflow.DefaultVersion, 1) == 1
 	if carried != nil {
 		b.keptBackfill = *carried
 	} else {
@@ -332,16 +338,16 @@ func newBackfill(ctx workflow.Context, job string, asked activities.Range, work 
 	b.inbox.Rejections = &b.Rejections
 	b.inbox.handlers = []handler{
 		{SignalParallelism, b.setParallelism},
-		order(SignalRetryFailed, func(Order) error {
+		b.order(SignalRetryFailed, func() error {
 			if b.State != NeedsAttention && len(b.Failed) == 0 {
 				return fmt.Errorf("nothing has failed: the state is %s", b.State)
 			}
 			b.retry = true
 			return nil
 		}),
-		order(SignalResume, func(Order) error { b.Paused = false; return nil }),
-		order(SignalPause, func(Order) error { b.Paused = true; return nil }),
-		order(SignalCancel, func(Order) error {
+		b.order(SignalResume, func() error { b.Paused = false; return nil }),
+		b.order(SignalPause, func() error { b.Paused = true; return nil }),
+		b.order(SignalCancel, func() error {
 			if b.Outcome != "" {
 				return fmt.Errorf("it is too late: the outcome is %s", b.Outcome)
 			}
@@ -350,6 +356,19 @@ func newBackfill(ctx workflow.Context, job string, asked activities.Range, work 
 		}),
 	}
 	return b
+}
+
+// order returns a handler of a signal that is noted in the ledger.
+func (b *backfill) order(signal string, do func() error) handler {
+	return order(signal, func(o Order) error {
+		err := do()
+		if err != nil {
+			b.note(signal+".rejected", o, audited{Text: err.Error()})
+		} else {
+			b.note(signal, o, audited{})
+		}
+		return err
+	})
 }
 
 func (b *backfill) setParallelism(raw converter.RawValue) error {
@@ -361,6 +380,7 @@ func (b *backfill) setParallelism(raw converter.RawValue) error {
 		return fmt.Errorf("parallelism %d: expected 1 to %d", o.Parallelism, parallelismMax)
 	}
 	b.work.Parallelism = o.Parallelism
+	b.note(SignalParallelism, o.Order, audited{Text: fmt.Sprintf("%d slices at once", o.Parallelism)})
 	return nil
 }
 
@@ -408,6 +428,19 @@ func (b *backfill) main(outer workflow.Context) (BackfillResult, error) {
 	err := workflow.SetQueryHandler(ctx, QueryProgress, func(raw converter.RawValue) (Progress, error) { return b.progress(ctx, raw) })
 	if err != nil {
 		return BackfillResult{}, err
+	}
+	b.record(ctx)
+	if b.State == "" {
+		mode := ModeDryRun
+		switch {
+		case b.repair:
+			mode = "repair"
+		case b.compare:
+			mode = ModeCompare
+		case b.publish:
+			mode = ModePublish
+		}
+		b.note("started", Order{Reason: b.work.Reason, Actor: b.work.Actor}, audited{Range: &b.Range, Mode: mode, Version: b.work.Version})
 	}
 	// Nobody else can take the range while a run continues as new; all the same it is renewed before long.
 	if b.Plan != nil && b.publish {
@@ -661,6 +694,17 @@ func (b *backfill) cleaning(ctx workflow.Context) error {
 func (b *backfill) end(outer, ctx workflow.Context) (BackfillResult, error) {
 	b.inbox.drain(ctx)
 	if err := b.enter(ctx, b.Outcome); err != nil {
+		return BackfillResult{}, err
+	}
+	done := audited{Range: &b.Range, Version: b.ref().Version, Sessions: b.Totals.Sessions, Text: b.Repair}
+	if b.Plan != nil {
+		done.Range = &b.Plan.Range
+	}
+	if b.Error != nil {
+		done.Text = b.Error.Message
+	}
+	b.note(b.Outcome, Order{Actor: b.work.Actor}, done)
+	if err := b.settle(ctx); err != nil {
 		return BackfillResult{}, err
 	}
 	if b.Outcome == Refused || b.Outcome == Failed {

@@ -54,6 +54,8 @@ type world struct {
 	ended   activities.PublishBackfillInput
 	verify  activities.VerifyInput
 	renewed int
+	audit   []activities.Entry
+	deaf    int // calls of the audit log that fail
 }
 
 func newWorld(t *testing.T, chunks ...int) *world {
@@ -145,6 +147,21 @@ func (w *world) ReleaseRange(context.Context, activities.ReleaseInput) error {
 	return err
 }
 
+func (w *world) RecordDecisions(_ context.Context, in activities.RecordInput) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.deaf > 0 {
+		w.deaf--
+		return errors.New("the store is away")
+	}
+	for _, e := range in.Entries {
+		if !slices.ContainsFunc(w.audit, func(x activities.Entry) bool { return x.ID == e.ID }) {
+			w.audit = append(w.audit, e)
+		}
+	}
+	return nil
+}
+
 // environment returns a Temporal of virtual time over the world.
 func (w *world) environment() *testsuite.TestWorkflowEnvironment {
 	var suite testsuite.WorkflowTestSuite
@@ -154,7 +171,7 @@ func (w *world) environment() *testsuite.TestWorkflowEnvironment {
 	for name, f := range map[string]any{BackfillType: Backfill, ReconcileType: Reconcile} {
 		env.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
-	for _, f := range []any{w.PlanBackfill, w.RunSlice, w.VerifyBackfill, w.PublishBackfill, w.CompareBackfill, w.DropBackfill, w.HoldRange, w.ReleaseRange} {
+	for _, f := range []any{w.PlanBackfill, w.RunSlice, w.VerifyBackfill, w.PublishBackfill, w.CompareBackfill, w.DropBackfill, w.HoldRange, w.ReleaseRange, w.RecordDecisions} {
 		env.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: methodName(f)})
 	}
 	return env
@@ -281,6 +298,39 @@ func TestNarrowPlanIsWidened(t *testing.T) {
 	_, p, err = w.run(BackfillType, dayInput())
 	if err == nil || !strings.Contains(err.Error(), "choose a wider range") || p.State != Failed || w.calls["drop"] != roundsMax+1 {
 		t.Errorf("it ended with %v, %v", err, w.calls)
+	}
+}
+
+// TestWhatIsDoneIsAudited finds who asked for a backfill, who steered it and what came of it in the audit log, each once, though the
+// log is away for a while.
+func TestWhatIsDoneIsAudited(t *testing.T) {
+	w := newWorld(t, 2, 2)
+	w.deaf = 3
+	signals := func(env *testsuite.TestWorkflowEnvironment) {
+		env.RegisterDelayedCallback(func() {
+			env.SignalWorkflow(SignalPause, rawJSON(`{"actor":"bob","reason":"the peak"}`))
+			env.SignalWorkflow(SignalParallelism, rawJSON(`{"parallelism":3,"actor":"bob"}`))
+			env.SignalWorkflow(SignalRetryFailed, rawJSON(`{"actor":"eve"}`))
+		}, 0)
+		env.RegisterDelayedCallback(func() { env.SignalWorkflow(SignalResume, rawJSON(`{"actor":"bob"}`)) }, time.Minute)
+	}
+	in := rawJSON(`{"job":"payments","from":"2026-03-01T00:00:00Z","to":"2026-03-02T00:00:00Z","actor":"ann","reason":"late records"}`)
+	if _, _, err := w.run(BackfillType, in, signals); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, e := range w.audit {
+		got = append(got, e.Action+" "+e.Actor+" "+e.Reason)
+	}
+	want := []string{"backfill.started ann late records", "backfill.set_parallelism bob ", "backfill.retry_failed.rejected eve ", "backfill.resume bob ",
+		"backfill.pause bob the peak", "backfill.published ann "}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the log has\n%q, want\n%q", got, want)
+	}
+	if last := w.audit[len(w.audit)-1]; !strings.Contains(last.Detail, `"range":{"from":"2026-03-01T00:00:00Z","to":"2026-03-02T00:00:00Z"},"version":3,"sessions":40`) {
+		t.Errorf("it says %+v", last)
 	}
 }
 

@@ -66,7 +66,7 @@ func Reconcile(ctx workflow.Context, raw converter.RawValue) (BackfillResult, er
 	if err != nil {
 		return BackfillResult{}, badInput(ReconcileType, reconcileExample, err)
 	}
-	b := newBackfill(ctx, in.Job, asked, in.Work, in.State)
+	b := newBackfill(ctx, ReconcileType, in.Job, asked, in.Work, in.State)
 	b.compare, b.repair = true, in.Repair
 	result, err := b.main(ctx)
 	if errors.Is(err, errContinue) {
