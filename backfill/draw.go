@@ -3,6 +3,7 @@ package backfill
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/weftdata/weft/correlate"
@@ -63,7 +64,7 @@ func (d *drawing) clip() error {
 		}
 	}
 	if p.Range.empty() {
-		return usage("nothing is left of %s: %v", p.Asked, p.Notes)
+		return usage("nothing is left of %s: %s", p.Asked, strings.Join(p.Notes, "; "))
 	}
 
 	p.Owned = TimeRange{p.Range.From - max(in.Before, p.Span), p.Range.To + in.After}

@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
+
+	"github.com/weftdata/weft/activities"
+	"github.com/weftdata/weft/workflows"
+)
+
+// TestBackfillOutcomes kills what a backfill needs at random, and then gives it what cannot be done: each ends as its document says,
+// nothing is lost, and nothing half published. WEFT_BACKFILL_SEED repeats a run, WEFT_BACKFILL_KILLS makes it longer.
+func TestBackfillOutcomes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes")
+	}
+	seed := fromEnv(t, "WEFT_BACKFILL_SEED", int(time.Now().UnixNano()%1e6))
+	t.Logf("seed %d", seed)
+	b := newBackfillTest(t)
+	b.r = rand.New(rand.NewPCG(uint64(seed), 11))
+	served := b.digest(0)
+	b.killed(fromEnv(t, "WEFT_BACKFILL_KILLS", 5))
+	if got := b.digest(0); got != served {
+		t.Errorf("after the kills the digest served is %s, was %s", got, served)
+	}
+	b.expectClean()
+
+	b.startBackfills()
+	b.refused(served)
+	b.damaged(served)
+}
+
+// killed publishes ten days while workers, servers and the object store go away at random.
+func (b *backfillTest) killed(kills int) {
+	workers := []*process{nil, nil}
+	start := func() *process {
+		return b.launch("backfills", b.env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.T.TempDir())
+	}
+	for i := range workers {
+		workers[i] = start()
+	}
+	b.worker = workers[0]
+	pause := func(atMost time.Duration) {
+		select {
+		case <-time.After(time.Duration(b.r.Int64N(int64(atMost)))):
+		case <-b.ctx.Done():
+			b.Fatal("out of time")
+		}
+	}
+	id := "backfill/payments/killed"
+	run := b.start(workflows.BackfillType, id, `{"job":"payments","from":"2026-02-28T00:00:00Z","to":"2026-03-20T00:00:00Z","slice":"6h","parallelism":2,"throttle":20000}`)
+	redone := 0
+	for n := range kills {
+		pause(1500 * time.Millisecond)
+		switch kind := b.r.IntN(6); {
+		case kind < 3:
+			i := b.r.IntN(len(workers))
+			b.Logf("kill %d: worker %d", n+1, i)
+			workers[i].kill()
+			pause(2 * time.Second)
+			workers[i] = start()
+			redone += 2
+		case kind < 5:
+			b.Logf("kill %d: the servers", n+1)
+			b.stack.kill()
+			pause(4 * time.Second)
+			b.startStack()
+			redone += 2 * 4
+		default:
+			b.Logf("kill %d: the object store is away for 3 s", n+1)
+			b.s3.cut(3 * time.Second)
+			redone += 2 * 2
+		}
+	}
+	b.worker = workers[1]
+	var r workflows.BackfillResult
+	last := ""
+	b.await("it has ended", func() bool {
+		p, err := b.temporal.QueryWorkflow(b.ctx, id, "", workflows.QueryProgress)
+		var progress workflows.Progress
+		if err != nil || p.Get(&progress) != nil {
+			return false // the servers come back
+		}
+		if progress.State == workflows.NeedsAttention { // five attempts did not outlast what was away
+			b.signal(id, workflows.SignalRetryFailed, `{"actor":"ann"}`)
+			redone += 5
+		}
+		if text := fmt.Sprintf("%s, %d of %d done, %d run", progress.State, progress.Done, progress.Total, progress.Running); text != last {
+			last = text
+			b.Log(text)
+		}
+		return progress.State == workflows.Published
+	})
+	b.must(run.Get(b.ctx, &r))
+	if r.Outcome != workflows.Published || r.Verified.Sums["sessions"] != b.want["sessions"] && r.Clipped == "" {
+		b.Errorf("it ended as %+v", r)
+	}
+	again := 0
+	for _, s := range b.progress(id).Slices {
+		again += int(max(0, s.Attempts-1))
+	}
+	b.Logf("%d kills, %d slices, of which some ran again: %d attempts more", kills, r.Slices, again)
+	if again > redone {
+		b.Errorf("%d attempts more than slices: at most %d slices ran when something was killed", again, redone)
+	}
+	for _, w := range workers {
+		w.kill()
+	}
+}
+
+// failing starts a backfill that cannot be, and returns why.
+func (b *backfillTest) failing(id, input string) string {
+	b.Helper()
+	err := b.start(workflows.BackfillType, id, input).Get(b.ctx, nil)
+	var app *temporal.ApplicationError
+	if !errors.As(err, &app) || app.Type() != activities.User {
+		b.Fatalf("%s ended with %v", id, err)
+	}
+	return app.Error()
+}
+
+// refused asks for what cannot be done: the answer says why.
+func (b *backfillTest) refused(served string) {
+	for name, c := range map[string]struct{ input, want string }{
+		"unknown version":      {`{"job":"payments","from":"2026-03-01T00:00:00Z","to":"2026-03-02T00:00:00Z","version":99}`, "version 99"},
+		"unknown job":          {`{"job":"payment","from":"2026-03-01T00:00:00Z","to":"2026-03-02T00:00:00Z"}`, "payment"},
+		"future":               {`{"job":"payments","from":"2090-01-01T00:00:00Z","to":"2090-01-02T00:00:00Z"}`, "what is later is the future"},
+		"before everything":    {`{"job":"payments","from":"2020-01-01T00:00:00Z","to":"2020-01-02T00:00:00Z"}`, "the archive has no earlier event"},
+		"not sealed":           {`{"job":"payments","from":"2026-03-10T20:00:00Z","to":"2026-03-12T00:00:00Z"}`, "can still change in the live job"},
+		"an empty range":       {`{"job":"payments","from":"2026-03-02T00:00:00Z","to":"2026-03-02T00:00:00Z"}`, "is empty"},
+		"a key that is no key": {`{"job":"payments","from":"2026-03-01T00:00:00Z","to":"2026-03-02T00:00:00Z","paralelism":2}`, `unknown field "paralelism"`},
+	} {
+		got := b.failing("backfill/payments/"+strings.ReplaceAll(name, " ", "-"), c.input)
+		if !strings.Contains(got, c.want) {
+			b.Errorf("%s: %s\nwant %s", name, got, c.want)
+		}
+		b.Logf("%s: %s", name, got)
+	}
+	if got := b.digest(0); got != served {
+		b.Errorf("the digest served is %s, was %s", got, served)
+	}
+	b.expectClean()
+}
+
+// damaged takes objects of the archive away, or bytes out of them. What can be mended goes on when it is; what cannot is canceled.
+func (b *backfillTest) damaged(served string) {
+	var data, manifest string
+	for _, key := range b.keys("archive/pay.orders/") {
+		if strings.HasSuffix(key, ".parquet") && data == "" {
+			data = key
+		}
+		if strings.HasSuffix(key, "0000000001.json") && manifest == "" {
+			manifest = strings.TrimSuffix(key, "1.json") + "0.json" // the one before
+		}
+	}
+	if data == "" || manifest == "" {
+		b.Fatalf("the archive of pay.orders has no data file (%q) or second manifest (%q)", data, manifest)
+	}
+	whole, _, err := b.st.objects.Get(b.ctx, data)
+	b.must(err)
+	put := func(key string, content []byte) {
+		_, err := b.st.objects.Put(b.ctx, key, bytes.NewReader(content), int64(len(content)))
+		b.must(err)
+	}
+	input := `{"job":"payments","from":"2026-02-28T00:00:00Z","to":"2026-03-20T00:00:00Z","slice":"24h","actor":"ann"}`
+	attention := func(id, want string) client.WorkflowRun {
+		run := b.start(workflows.BackfillType, id, input)
+		b.await(id+" needs attention", func() bool { return b.progress(id).State == workflows.NeedsAttention })
+		var reasons []string
+		for _, s := range b.progress(id).Slices {
+			if s.State == workflows.Failed {
+				reasons = append(reasons, s.Error)
+			}
+		}
+		if text := strings.Join(reasons, "\n"); !strings.Contains(text, want) || !strings.Contains(text, data) {
+			b.Errorf("%s: %s\nwant %s", id, text, want)
+		}
+		b.Logf("%s: %.300s", id, reasons)
+		if got := b.digest(0); got != served {
+			b.Errorf("%s: the digest served is %s, was %s", id, got, served)
+		}
+		return run
+	}
+
+	// A file of the archive is gone, and comes back.
+	b.must(b.st.objects.Delete(b.ctx, data))
+	run := attention("backfill/payments/missing", "which archive/pay.orders/")
+	put(data, whole)
+	b.signal(run.GetID(), workflows.SignalRetryFailed, `{"actor":"ann"}`)
+	if r := b.result(run); r.Outcome != workflows.Published {
+		b.Errorf("it ended as %+v", r)
+	}
+
+	// A file is damaged, and nobody has it whole.
+	broken := bytes.Clone(whole)
+	broken[len(broken)/2] ^= 0x40
+	put(data, broken)
+	run = attention("backfill/payments/damaged", "it is damaged: its SHA-256 is another one")
+	b.signal(run.GetID(), workflows.SignalCancel, `{"actor":"ann","reason":"a damaged file"}`)
+	if r := b.result(run); r.Outcome != workflows.Canceled {
+		b.Errorf("it ended as %+v", r)
+	}
+	put(data, whole)
+
+	// A manifest is gone: the plan does not work around the hole.
+	kept, _, err := b.st.objects.Get(b.ctx, manifest)
+	b.must(err)
+	b.must(b.st.objects.Delete(b.ctx, manifest))
+	run = b.start(workflows.BackfillType, "backfill/payments/hole", input)
+	var progress workflows.Progress
+	b.await("the plan has failed", func() bool {
+		progress = b.progress(run.GetID())
+		return progress.Error != nil || progress.State == workflows.Published
+	})
+	if progress.Error == nil || !strings.Contains(progress.Error.Message, manifest+" is missing") {
+		b.Fatalf("it is %s: %+v", progress.State, progress.Error)
+	}
+	b.Logf("hole: %+v", progress.Error)
+	put(manifest, kept)
+	if progress.State == workflows.NeedsAttention {
+		b.signal(run.GetID(), workflows.SignalRetryFailed, `{"actor":"ann"}`)
+		if r := b.result(run); r.Outcome != workflows.Published {
+			b.Errorf("it ended as %+v", r)
+		}
+	}
+	if got := b.digest(0); got != served {
+		b.Errorf("in the end the digest served is %s, was %s", got, served)
+	}
+	b.expectClean()
+}
