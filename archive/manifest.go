@@ -77,6 +77,7 @@ type DataFile struct {
 	LeastOffset    int64   `json:"least_offset"`
 	GreatestOffset int64   `json:"greatest_offset"`
 	Timestamps     *Span   `json:"timestamps,omitempty"` // of the broker; nil: no record has one
+	Timeless       int64   `json:"timeless,omitempty"`   // records without a timestamp
 	Times          []Times `json:"times,omitempty"`      // in order of job, source and fingerprint
 }
 
@@ -271,6 +272,8 @@ func (f *DataFile) validate(from, to int64) error {
 		return fmt.Errorf("offsets %d to %d of [%d, %d)", f.LeastOffset, f.GreatestOffset, from, to)
 	case f.Records <= 0 || f.Records > f.GreatestOffset-f.LeastOffset+1:
 		return fmt.Errorf("%d records with offsets %d to %d", f.Records, f.LeastOffset, f.GreatestOffset)
+	case f.Timeless < 0 || f.Timeless > f.Records:
+		return fmt.Errorf("%d of %d records without a timestamp", f.Timeless, f.Records)
 	case !f.Timestamps.valid():
 		return fmt.Errorf("timestamps %d to %d", f.Timestamps.Least, f.Timestamps.Greatest)
 	}

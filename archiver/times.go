@@ -248,6 +248,8 @@ func (t *tracker) statistics(f *archive.DataFile, r *rows, piece []int32) {
 				f.Timestamps = &archive.Span{Least: rec.Timestamp, Greatest: rec.Timestamp}
 			}
 			f.Timestamps.Least, f.Timestamps.Greatest = min(f.Timestamps.Least, rec.Timestamp), max(f.Timestamps.Greatest, rec.Timestamp)
+		} else {
+			f.Timeless++
 		}
 		for k, row := range r.timesOf(int(i)) {
 			totals[k].least, totals[k].greatest = min(totals[k].least, row.least), max(totals[k].greatest, row.greatest)

@@ -37,7 +37,6 @@ func archiveEnvironment(t *testing.T, e *environment, perFile int) *memory {
 		for at, sequence := 0, int64(0); at < len(records); sequence++ {
 			to := min(len(records), at+perFile)
 			putArchive(t, m, topic, 0, sequence, records[at:to], func(records []archive.Record) []archive.Times { return timesOf(t, e.job, records) })
-			m.stampless(t, topic, sequence)
 			at = to
 		}
 	}
@@ -51,20 +50,6 @@ func sourceNamed(job *operator.Job, topic string) string {
 		}
 	}
 	return ""
-}
-
-// stampless takes the timestamps out of a manifest whose records have none.
-func (m *memory) stampless(t *testing.T, topic string, sequence int64) {
-	t.Helper()
-	key := archive.ManifestKey(topic, 0, sequence)
-	manifest, err := archive.DecodeManifest(key, m.objects[key])
-	if err != nil {
-		t.Fatal(err)
-	}
-	manifest.Files[0].Timestamps = nil
-	if m.objects[key], err = manifest.Encode(); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // TestBackfillOfPaymentsIsAReplay computes a payment environment in one chunk and in several, and compares it with a replay and
@@ -133,7 +118,6 @@ func TestSliceCutsItsTime(t *testing.T) {
 	objects := newMemory()
 	for at := 0; at < n; at += 1000 {
 		putArchive(t, objects, "pay.orders", 0, int64(at/1000), records[at:at+1000], func(r []archive.Record) []archive.Times { return timesOf(t, job, r) })
-		objects.stampless(t, "pay.orders", int64(at/1000))
 	}
 	run := func(id string, bytes int64) (SliceResult, error) {
 		in := PlanInput{Ref: PlanRef{"shop", id}, Job: job, Version: 1, Objects: objects, From: event.Micros(firstTime) * 1e6,

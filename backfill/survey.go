@@ -27,9 +27,11 @@ type survey struct {
 // archivedFile is a data file with the times for which it must be read.
 type archivedFile struct {
 	PlannedFile
-	stamps  *archive.Span // of the broker
-	stamp   *event.Micros // of all its rejects, if there are any; nil: they have times of their own
-	rejects int64
+	stamps *archive.Span // of the broker; nil: no record has one
+	// timeless tells that records have none.
+	timeless bool
+	stamp    *event.Micros // of all its rejects, if there are any; nil: they have times of their own
+	rejects  int64
 }
 
 type archivedPartition struct {
@@ -53,10 +55,10 @@ func (f *archivedFile) hasRejects(r TimeRange) bool {
 	if f.stamp != nil {
 		return r.contains(*f.stamp)
 	}
-	if f.stamps == nil { // records without a time belong to the beginning of time
-		return r.From == event.MinTime
+	if f.timeless && r.From == event.MinTime { // records without a time belong to the beginning of time
+		return true
 	}
-	return f.stamps.Least < r.To && f.stamps.Greatest >= r.From || r.From == event.MinTime
+	return f.stamps != nil && f.stamps.Least < r.To && f.stamps.Greatest >= r.From
 }
 
 // readArchive reads the manifests of all topics of a job.
@@ -154,7 +156,7 @@ func (s *survey) partition(ctx context.Context, in *PlanInput, a *archiveRecords
 }
 
 func fileOf(f *archive.DataFile, m *archive.Manifest, source int, times *archive.Times) *archivedFile {
-	x := &archivedFile{stamps: f.Timestamps, PlannedFile: PlannedFile{
+	x := &archivedFile{stamps: f.Timestamps, timeless: f.Timeless > 0 || f.Timestamps == nil, PlannedFile: PlannedFile{
 		Key: f.Key, Manifest: archive.ManifestKey(m.Topic, m.Partition, m.Sequence), Source: source, Bytes: f.Bytes, SHA256: f.SHA256,
 		Records: f.Records, LeastOffset: f.LeastOffset, GreatestOffset: f.GreatestOffset, Least: always.From, Greatest: always.To, Rejects: true}}
 	if times != nil {

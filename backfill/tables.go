@@ -356,6 +356,8 @@ func (s *survey) tables(ctx context.Context, in *PlanInput, number int) (list []
 				// Whether rows do not decode is not known. If so they are staged where the row group begins, which is read there anyway.
 				a.Least, a.Greatest = g.Least, min(g.Greatest, before-1)
 				a.stamp = &g.Least
+			} else {
+				a.timeless = true
 			}
 			if a.Least <= a.Greatest && g.Rows > 0 {
 				list = append(list, a)

@@ -311,13 +311,21 @@ func putArchive(t *testing.T, m *memory, topic string, partition int32, sequence
 	sum := sha256.Sum256(b.Bytes())
 	first, last := records[0], records[len(records)-1]
 	stamps := &archive.Span{Least: event.MaxTime, Greatest: event.MinTime}
+	timeless := int64(0)
 	for _, x := range records {
+		if x.Timestamp == event.MinTime {
+			timeless++
+			continue
+		}
 		stamps.Least, stamps.Greatest = min(stamps.Least, x.Timestamp), max(stamps.Greatest, x.Timestamp)
 	}
 	manifest := &archive.Manifest{Topic: topic, Partition: partition, Sequence: sequence, Nonce: "n", From: first.Offset, To: last.Offset + 1,
 		Records: int64(len(records)), Files: []archive.DataFile{{Key: archive.DataKey(topic, partition, sequence, "n", 0), Bytes: int64(b.Len()),
 			SHA256: hex.EncodeToString(sum[:]), Records: int64(len(records)), LeastOffset: first.Offset, GreatestOffset: last.Offset,
-			Timestamps: stamps, Times: times(records)}}}
+			Timestamps: stamps, Timeless: timeless, Times: times(records)}}}
+	if timeless == int64(len(records)) {
+		manifest.Files[0].Timestamps = nil
+	}
 	text, err := manifest.Encode()
 	if err != nil {
 		t.Fatal(err)

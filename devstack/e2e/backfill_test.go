@@ -45,12 +45,14 @@ type backfillTest struct {
 // sessionLine is replaced by rules that link within hours, so that most of ten days is sealed.
 var sessionLine = regexp.MustCompile(`(?m)^session: .*$`)
 
+const shortSessions = "session: {gap: 30m, gaps: {order: 2h, txn: 2h, receipt: 1h, delivery: 1h}, settle: 10m, max_span: 10h, retention: 96h}"
+
 func newBackfillTest(t *testing.T) *backfillTest {
 	b := &backfillTest{chaos: newChaos(t, 7, 9*time.Minute), first: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)}
 	b.prepare(3000)
 	spec, err := os.ReadFile(b.inputs[1])
 	b.must(err)
-	spec = sessionLine.ReplaceAll(spec, []byte("session: {gap: 30m, gaps: {order: 2h, txn: 2h, receipt: 1h, delivery: 1h}, settle: 10m, max_span: 10h, retention: 96h}"))
+	spec = sessionLine.ReplaceAll(spec, []byte(shortSessions))
 	b.must(os.WriteFile(b.inputs[1], spec, 0o600))
 	var replay struct{ Digests map[string]string }
 	b.must(json.Unmarshal(run(t, b.dir, b.weft, append([]string{"replay", "--out", "result", "--json"}, b.inputs...)...), &replay))
@@ -61,7 +63,7 @@ func newBackfillTest(t *testing.T) *backfillTest {
 	b.command("job", "run", "--spec", b.inputs[1], "--detach")
 	control := b.launch("control", b.env, b.weft, "worker", "--only", "control", "--log-format", "json")
 	shard := b.startWorker()
-	b.archive(spec)
+	b.archive(spec, 256<<10)
 	b.st = openStream(t, b.ctx, b.at, b.inputs[1])
 	t.Cleanup(func() { _ = b.st.store.Close() }) // only read
 	b.await("the shard has read all", func() bool { return b.digest(b.st.generation) == b.want["sessions"]+" "+b.want["reports"] })
@@ -70,10 +72,16 @@ func newBackfillTest(t *testing.T) *backfillTest {
 	if control.ended() {
 		t.Fatal(control.tail())
 	}
+	b.dial()
+	return b
+}
+
+func (b *backfillTest) dial() {
+	b.Helper()
+	var err error
 	b.temporal, err = workers.DialTemporal(b.ctx, b.at, "test", slog.New(slog.DiscardHandler))
 	b.must(err)
-	t.Cleanup(b.temporal.Close)
-	return b
+	b.Cleanup(b.temporal.Close)
 }
 
 // startBackfills starts a process for backfills.
@@ -81,15 +89,15 @@ func (b *backfillTest) startBackfills() {
 	b.worker = b.launch("backfills", b.env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.dir)
 }
 
-// archive archives all topics.
-func (b *backfillTest) archive(text []byte) {
+// archive archives all topics in files of so many bytes.
+func (b *backfillTest) archive(text []byte, fileBytes int64) {
 	b.Helper()
 	env, err := workers.OpenEnv(b.ctx, withKeys(b.T, b.at), stack.Kafka, stack.S3)
 	b.must(err)
 	defer env.Close()
 	spec, err := jobspec.Parse(text)
 	b.must(err)
-	archiveAll(b.T, b.ctx, env, spec, 256<<10, false)
+	archiveAll(b.T, b.ctx, env, spec, fileBytes, false)
 }
 
 // digest returns the digests of sessions and reports of a generation, or of what is served (0).
