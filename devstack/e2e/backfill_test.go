@@ -394,7 +394,29 @@ func (b *backfillTest) callAPI(args []string) {
 	b.Helper()
 	flags := flagsOf(args)
 	id := flags["-w"]
+	schedules := b.temporal.ScheduleClient()
 	switch args[1] {
+	case "create":
+		window, err := time.ParseDuration(flags["--catchup_window"])
+		b.must(err)
+		policy, err := enums.ScheduleOverlapPolicyFromString(flags["--overlap_policy"])
+		b.must(err)
+		_, err = schedules.Create(b.ctx, client.ScheduleOptions{
+			ID: flags["--schedule_id"], Spec: client.ScheduleSpec{CronExpressions: []string{flags["--cron"]}}, Overlap: policy, CatchupWindow: window,
+			Action: &client.ScheduleWorkflowAction{ID: flags["--workflow_id"], Workflow: flags["--workflow_type"], TaskQueue: flags["--taskqueue"],
+				Args: []any{json.RawMessage(flags["--input"])}},
+		})
+		b.must(err)
+	case "describe":
+		if args[0] == "schedule" {
+			d, err := schedules.GetHandle(b.ctx, flags["--schedule_id"]).Describe(b.ctx)
+			b.must(err)
+			if d.Schedule.Policy.Overlap != enums.SCHEDULE_OVERLAP_POLICY_BUFFER_ALL || len(d.Info.NextActionTimes) == 0 {
+				b.Errorf("the schedule is %+v, %+v", d.Schedule.Policy, d.Info)
+			}
+		}
+	case "delete":
+		b.must(schedules.GetHandle(b.ctx, flags["--schedule_id"]).Delete(b.ctx))
 	case "start":
 		if flags["--taskqueue"] != activities.Queue {
 			b.Errorf("%q has another queue", args)
@@ -431,6 +453,8 @@ func (y *yearOfSlices) VerifyBackfill(context.Context, activities.VerifyInput) (
 	return activities.Verified{}, nil
 }
 
+func (y *yearOfSlices) RecordDecisions(context.Context, activities.RecordInput) error { return nil }
+
 func (y *yearOfSlices) DropBackfill(context.Context, activities.DropInput) (activities.Dropped, error) {
 	return activities.Dropped{}, nil
 }
@@ -454,11 +478,12 @@ func TestYearOfBackfill(t *testing.T) {
 	c, err := workers.DialTemporal(ctx, s.Addresses(), "test", slog.New(slog.DiscardHandler))
 	must(err)
 	defer c.Close()
+	var y yearOfSlices
 	control := worker.New(c, activities.Queue, worker.Options{})
 	control.RegisterWorkflowWithOptions(workflows.Backfill, workflow.RegisterOptions{Name: workflows.BackfillType})
+	control.RegisterActivityWithOptions(y.RecordDecisions, activity.RegisterOptions{Name: "RecordDecisions"})
 	must(control.Start())
 	defer control.Stop()
-	var y yearOfSlices
 	reads := worker.New(c, activities.BackfillQueue, worker.Options{DisableWorkflowWorker: true})
 	for name, f := range map[string]any{"PlanBackfill": y.PlanBackfill, "RunSlice": y.RunSlice, "VerifyBackfill": y.VerifyBackfill, "DropBackfill": y.DropBackfill} {
 		reads.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
