@@ -32,8 +32,10 @@ const (
 type Reader struct {
 	paths []string
 	until map[int32]int64 // nil: read all
-	file  *file           // nil: none is open
-	read  int64           // bytes of the files that are done
+	from  int64
+	next  int64 // behind the last row
+	file  *file // nil: none is open
+	read  int64 // bytes of the files that are done
 	size  int64
 	bytes atomic.Int64 // what BytesRead returns
 	stats Stats
@@ -45,6 +47,7 @@ type Stats struct {
 	Records     int64
 	OtherTopics int64 // rows of topics that were not asked for
 	Past        int64 // rows left out by Until
+	Before      int64 // rows left out by From
 	NullValues  int64 // rows whose value is null: a deletion in a compacted topic, not an event
 }
 
@@ -105,6 +108,12 @@ func OpenAt(name string, r io.ReaderAt, size int64) (*Reader, error) {
 // offset is that of the row, whatever its weft-origin header says. nil reads all rows.
 func (r *Reader) Until(offsets map[int32]int64) { r.until = offsets }
 
+// From leaves out the rows before an offset, as Until does those behind one.
+func (r *Reader) From(offset int64) { r.from = offset }
+
+// Next returns the offset behind that of the last row which was read, whether it was left out or not.
+func (r *Reader) Next() int64 { return r.next }
+
 // openNext opens the first of the paths that are left.
 func (r *Reader) openNext() error {
 	f, err := openFile(r.paths[0])
@@ -159,10 +168,38 @@ func (r *Reader) Fill(b *event.Batch, source uint16, topic string, maxBytes int)
 	if math.MaxUint32-len(b.Data) < maxBytes+event.RecordBytesMax {
 		return false, fmt.Errorf("read archive: the batch is full: it holds %d bytes", len(b.Data))
 	}
-	end := len(b.Data) + maxBytes
+	return r.rows(&filler{room: maxBytes, source: source, topic: topic, take: func(at event.Record, value, origin []byte) {
+		b.AddLogged(at, value, len(value), origin)
+	}})
+}
+
+// Row is a row of the archive. Its bytes are valid during the call only.
+type Row struct {
+	Partition int32
+	Offset    int64
+	Timestamp event.Micros // event.MinTime: none
+	Value     []byte
+	Origin    []byte // value of the last header OriginHeader, empty where that is null; nil: there is none
+}
+
+// Rows hands out about maxBytes of values of a topic's records, as Fill does, but as they were logged.
+func (r *Reader) Rows(topic string, maxBytes int, yield func(*Row)) (more bool, err error) {
+	defer r.note()
+	if r.err != nil {
+		return false, r.err
+	}
+	var row Row
+	return r.rows(&filler{room: max(maxBytes, 1), topic: topic, take: func(at event.Record, value, origin []byte) {
+		row = Row{at.Partition, at.Offset, at.Timestamp, value, origin}
+		yield(&row)
+	}})
+}
+
+// rows reads rows of one file after another until there is enough.
+func (r *Reader) rows(to *filler) (more bool, err error) {
+	to.until, to.from, to.next, to.stats = r.until, r.from, &r.next, &r.stats
 	for r.file != nil {
-		fill := filler{batch: b, source: source, topic: topic, end: end, until: r.until, stats: &r.stats}
-		done, err := r.file.fill(&fill)
+		done, err := r.file.fill(to)
 		if err != nil {
 			r.err = err
 			return false, err
@@ -330,17 +367,19 @@ func (f *file) openGroup() error {
 	return nil
 }
 
-// filler is where a Fill puts records.
+// filler is where rows go.
 type filler struct {
-	batch  *event.Batch
+	take   func(at event.Record, value, origin []byte)
+	room   int // bytes of values that are still wanted
 	source uint16
 	topic  string
-	end    int // of batch.Data
 	until  map[int32]int64
+	from   int64
+	next   *int64
 	stats  *Stats
 }
 
-// fill reads rows until the batch has enough; done tells that the file ended.
+// fill reads rows until there is enough; done tells that the file ended.
 func (f *file) fill(to *filler) (done bool, err error) {
 	err = pqfile.Guard(func() error {
 		done, err = f.rows(to)
@@ -360,7 +399,7 @@ func (f *file) rows(to *filler) (done bool, err error) {
 			}
 		}
 		for ; f.left > 0; f.left-- {
-			if len(to.batch.Data) >= to.end {
+			if to.room <= 0 {
 				return false, nil
 			}
 			if err := f.row(to); err != nil {
@@ -407,6 +446,11 @@ func (f *file) row(to *filler) error {
 		return fmt.Errorf("partition %d is out of range", partition)
 	}
 	r.Partition = int32(partition)
+	*to.next = r.Offset + 1
+	if r.Offset < to.from {
+		to.stats.Before++
+		return nil
+	}
 	if end, ok := to.until[r.Partition]; to.until != nil && (!ok || r.Offset >= end) {
 		to.stats.Past++
 		return nil
@@ -418,7 +462,12 @@ func (f *file) row(to *filler) error {
 	if at[timestampColumn] >= 0 {
 		r.Timestamp = f.scale.micros(f.cursors[timestampColumn].Long(at[timestampColumn]))
 	}
-	to.add(r, f.cursors[valueColumn].Bytes(at[valueColumn]), origin)
+	value := f.cursors[valueColumn].Bytes(at[valueColumn])
+	to.stats.Records++
+	if to.room -= len(value); len(value) > event.RecordBytesMax { // of which little is kept
+		to.room += len(value) - RejectBytes
+	}
+	to.take(r, value, origin)
 	return nil
 }
 
@@ -462,10 +511,4 @@ func (f *file) origin() (origin []byte, err error) {
 		}
 		origin = f.originText
 	}
-}
-
-// add adds a record or, where something is wrong with it, a reject.
-func (to *filler) add(r event.Record, value, origin []byte) {
-	to.stats.Records++
-	to.batch.AddLogged(r, value, len(value), origin)
 }

@@ -4,11 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"math"
 	"slices"
@@ -23,13 +20,7 @@ import (
 )
 
 // Objects is where an archive is kept.
-type Objects interface {
-	Get(ctx context.Context, key string) ([]byte, error)
-	// GetRange returns n bytes from an offset on, fewer where the object ends before.
-	GetRange(ctx context.Context, key string, from, n int64) ([]byte, error)
-	// Keys yields the keys that start with the prefix and are greater than after, in order.
-	Keys(ctx context.Context, prefix, after string) iter.Seq2[string, error]
-}
+type Objects = archive.Objects
 
 // ArchiveInput is what an archiver wrote of a source's topic. Only what its manifests list is read, and all of it: a missing
 // manifest, a hole between two of them, and a file that is not what its manifest says end the replay with an error.
@@ -43,13 +34,8 @@ type ArchiveInput struct {
 	SkipRejects bool
 }
 
-// Limits of reading an archive.
-const (
-	manifestReaders = 16      // manifests that are asked for at once
-	partBytes       = 8 << 20 // of a data file that are asked for at once
-	partReaders     = 4       // parts that are
-	filesAhead      = 1       // data files that wait in memory for the one that is decoded; another one is being read
-)
+// filesAhead is how many data files wait in memory for the one that is decoded; another one is being read.
+const filesAhead = 1
 
 // archiveRecords reads a source from an archive. Files are read ahead, in order of their event times over all partitions.
 type archiveRecords struct {
@@ -161,42 +147,27 @@ func (r *replay) wanted(s source) func(*archive.DataFile) bool {
 // list reads the manifests of a partition and notes the files that are wanted.
 func (a *archiveRecords) list(ctx context.Context, partition int32, wanted func(*archive.DataFile) bool) error {
 	end, bounded := a.until[partition]
-	keys, err := a.keys(ctx, partition)
-	if err != nil {
-		return err
-	}
-	var last *archive.Manifest
-	for len(keys) > 0 && (last == nil || !bounded || last.To < end) {
-		n := min(len(keys), manifestReaders)
-		list, err := a.manifests(ctx, keys[:n])
+	reached := int64(0)
+	for m, err := range archive.Manifests(ctx, a.source.archive.Objects, a.source.topic, partition) {
 		if err != nil {
 			return err
 		}
-		keys = keys[n:]
-		for _, m := range list {
-			if last != nil {
-				if err := m.Follows(last); err != nil {
-					return err
-				}
+		if bounded && m.From >= end {
+			break
+		}
+		reached = m.To
+		a.lost += m.Lost()
+		for _, f := range m.Files {
+			if (!bounded || f.LeastOffset < end) && wanted(&f) {
+				a.files = append(a.files, archiveFile{f, archive.ManifestKey(m.Topic, m.Partition, m.Sequence), startsAt(&f)})
 			}
-			last = m
-			if bounded && m.From >= end {
-				break
-			}
-			a.lost += m.Lost()
-			for _, f := range m.Files {
-				if (!bounded || f.LeastOffset < end) && wanted(&f) {
-					a.files = append(a.files, archiveFile{f, archive.ManifestKey(m.Topic, m.Partition, m.Sequence), startsAt(&f)})
-				}
-			}
+		}
+		if bounded && reached >= end {
+			break
 		}
 	}
-	if bounded && end > 0 && (last == nil || last.To < end) {
-		at := int64(0)
-		if last != nil {
-			at = last.To
-		}
-		return fmt.Errorf("the archive of %s/%d ends at offset %d, and offsets up to %d are asked for: wait for its archiver", a.source.topic, partition, at, end)
+	if bounded && reached < end {
+		return fmt.Errorf("the archive of %s/%d ends at offset %d, and offsets up to %d are asked for: wait for its archiver", a.source.topic, partition, reached, end)
 	}
 	return nil
 }
@@ -214,47 +185,14 @@ func startsAt(f *archive.DataFile) event.Micros {
 	return math.MinInt64
 }
 
-// keys lists the manifests of a partition, of which none may be missing.
-func (a *archiveRecords) keys(ctx context.Context, partition int32) (keys []string, err error) {
-	prefix := archive.Prefix(a.source.topic, partition)
-	for key, err := range a.source.archive.Objects.Keys(ctx, prefix, "") {
-		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", prefix, err)
-		}
-		if _, nonce, ok := archive.ParseKey(a.source.topic, partition, key); !ok || nonce != "" {
-			continue
-		}
-		if want := archive.ManifestKey(a.source.topic, partition, int64(len(keys))); key != want {
-			return nil, fmt.Errorf("%w: %s is missing, and %s is there", archive.ErrManifest, want, key)
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
-// manifests reads some manifests at once.
-func (a *archiveRecords) manifests(ctx context.Context, keys []string) ([]*archive.Manifest, error) {
-	list, errs := make([]*archive.Manifest, len(keys)), make([]error, len(keys))
-	var readers sync.WaitGroup
-	for i, key := range keys {
-		readers.Go(func() {
-			data, err := a.source.archive.Objects.Get(ctx, key)
-			if err != nil {
-				errs[i] = fmt.Errorf("read %s: %w", key, err)
-				return
-			}
-			list[i], errs[i] = archive.DecodeManifest(key, data)
-		})
-	}
-	readers.Wait()
-	return list, errors.Join(errs...)
-}
-
 // load reads data files ahead of Fill.
 func (a *archiveRecords) load(ctx context.Context) {
 	defer close(a.loaded)
 	for _, f := range a.files {
-		data, err := a.get(ctx, &f)
+		data, err := archive.ReadFile(ctx, a.source.archive.Objects, &f.DataFile)
+		if err != nil {
+			err = f.problem(err)
+		}
 		select {
 		case a.loaded <- loadedFile{f, data, err}:
 		case <-ctx.Done():
@@ -264,37 +202,6 @@ func (a *archiveRecords) load(ctx context.Context) {
 			return
 		}
 	}
-}
-
-// get reads a data file whole, by parts at once, and checks it.
-func (a *archiveRecords) get(ctx context.Context, f *archiveFile) ([]byte, error) {
-	data := make([]byte, f.Bytes)
-	errs := make([]error, (f.Bytes+partBytes-1)/partBytes)
-	slots := make(chan struct{}, partReaders)
-	var readers sync.WaitGroup
-	for i := range errs {
-		slots <- struct{}{}
-		readers.Go(func() {
-			defer func() { <-slots }()
-			at := int64(i) * partBytes
-			part := data[at:min(at+partBytes, f.Bytes)]
-			got, err := a.source.archive.Objects.GetRange(ctx, f.Key, at, int64(len(part)))
-			if err == nil && copy(part, got) < len(part) {
-				err = fmt.Errorf("it ends at byte %d of %d", at+int64(len(got)), f.Bytes)
-			}
-			errs[i] = err
-		})
-	}
-	readers.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, f.problem(err)
-		}
-	}
-	if sum := sha256.Sum256(data); hex.EncodeToString(sum[:]) != f.SHA256 {
-		return nil, f.problem(errors.New("it is damaged: its SHA-256 is another one"))
-	}
-	return data, nil
 }
 
 func (f *archiveFile) problem(err error) error {

@@ -42,14 +42,15 @@ type loadedPlanned struct {
 func newFileReader(ctx context.Context, job *operator.Job, objects ObjectStore, files []PlannedFile) *fileReader {
 	r := &fileReader{job: job, loaded: make(chan loadedPlanned, filesAhead)}
 	ctx, r.stop = context.WithCancel(ctx)
-	archived := &archiveRecords{source: source{archive: &ArchiveInput{Objects: archiveOf{objects}}}}
 	r.done.Go(func() {
 		defer close(r.loaded)
 		tables := mappings{job: job}
 		for _, f := range files {
 			x := loadedPlanned{PlannedFile: f}
 			if f.Table == nil {
-				x.data, x.err = archived.get(ctx, f.archived())
+				if x.data, x.err = archive.ReadFile(ctx, archiveOf{objects}, &f.archived().DataFile); x.err != nil {
+					x.err = f.archived().problem(x.err)
+				}
 			} else {
 				var m *columns.Mapping
 				if m, x.err = tables.of(f.Source); x.err == nil {

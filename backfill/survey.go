@@ -120,34 +120,18 @@ func archivedSource(job *operator.Job, number int, objects ObjectStore) source {
 
 // partition reads the manifests of one partition.
 func (s *survey) partition(ctx context.Context, in *PlanInput, a *archiveRecords, id int32) (list []*archivedFile, err error) {
-	keys, err := a.keys(ctx, id)
-	if err != nil {
-		return nil, err
-	}
 	job, fingerprint := in.Job.Spec.Job, in.Job.Fingerprint(int(a.source.number))
 	p := archivedPartition{topic: a.source.topic, id: id, greatest: event.MinTime, first: len(s.files)}
-	var last *archive.Manifest
-	for len(keys) > 0 {
-		n := min(len(keys), manifestReaders)
-		manifests, err := a.manifests(ctx, keys[:n])
+	for m, err := range archive.Manifests(ctx, a.source.archive.Objects, a.source.topic, id) {
 		if err != nil {
 			return nil, err
 		}
-		keys = keys[n:]
-		for _, m := range manifests {
-			if last != nil {
-				if err := m.Follows(last); err != nil {
-					return nil, err
-				}
-			}
-			last = m
-			p.to = m.To
-			s.totals.Lost += m.Lost()
-			for i := range m.Files {
-				list = append(list, fileOf(&m.Files[i], m, int(a.source.number), m.Files[i].TimesOf(job, a.source.Source, fingerprint)))
-			}
+		p.to = m.To
+		s.totals.Lost += m.Lost()
+		for i := range m.Files {
+			list = append(list, fileOf(&m.Files[i], m, int(a.source.number), m.Files[i].TimesOf(job, a.source.Source, fingerprint)))
 		}
-		s.totals.Manifests += int64(n)
+		s.totals.Manifests++
 		in.Progress(PlanProgress{Manifests: s.totals.Manifests})
 	}
 	s.files = append(s.files, list...)

@@ -44,6 +44,8 @@ type partitionState struct {
 	Next     int64  `json:"next"`               // offset of the first record that is not in the state
 	MaxTime  int64  `json:"maxTime"`            // of the watermark
 	State    uint8  `json:"state"`
+
+	Past *pastState `json:"past,omitempty"` // while it is being read
 }
 
 // stateFile is a part of the core's state.

@@ -82,6 +82,7 @@ type Config struct {
 	Log        Log
 	Sink       Sink
 	Objects    Objects
+	Past       Past    // nil: nothing is known of what was there before
 	Groups     *Groups // one of several shards; Partitions are those of all sources then, the same for all. nil: the only shard
 
 	FlushEvery      time.Duration // between two writes of changes; default 100 ms

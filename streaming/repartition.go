@@ -33,6 +33,7 @@ type repartitioner struct {
 
 	next, ends []int64 // by partition: offset to go on at, end when it was last read
 	empty      []bool  // by partition: it held nothing when the run started
+	past       []*past
 	marked     []groupMark
 	reminded   time.Time                                 // when all that is idle was last told
 	names      struct{ from, origin, size, mark []byte } // of headers
@@ -80,6 +81,7 @@ func newRepartitioner(s *shard) *repartitioner {
 	}
 	n := len(p.parts)
 	p.next, p.ends, p.empty, p.marked = make([]int64, n), make([]int64, n), make([]bool, n), make([]groupMark, n)
+	p.past = make([]*past, n)
 	return p
 }
 
@@ -164,6 +166,10 @@ func (p *repartitioner) place(ctx context.Context) error {
 		state := p.saved.current.partition(one)
 		if p.next[i], err = placed(one, state, identity, first, end); err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		if p.past[i], err = p.s.cfg.openPast(ctx, one, state, p.next[i]); err != nil {
+			return err
 		}
 		p.ends[i], p.empty[i], p.marked[i] = end, first == end, groupMark{}
 		// What was idle may have got records since: until it is seen to be idle again, it counts.
@@ -200,6 +206,7 @@ func (p *repartitioner) manifest() manifest {
 	for i, one := range p.parts {
 		m.Partitions = append(m.Partitions, partitionState{
 			Topic: one.Topic, ID: one.ID, Identity: p.topics[one.Topic], Next: p.next[i], MaxTime: int64(states[i].Max), State: states[i].State,
+			Past: p.past[i].state(p.next[i]),
 		})
 	}
 	return m
@@ -338,8 +345,8 @@ func (p *repartitioner) forward(ctx context.Context, m *message) error {
 			return err
 		}
 	}
-	if m.newest != event.MinTime {
-		p.mark.Observe(m.partition, m.newest, event.MinTime) // it is bounded already
+	if to := p.past[m.partition].hold(m.next, m.newest); to != event.MinTime {
+		p.mark.Observe(m.partition, to, event.MinTime) // it is bounded already
 	}
 	p.next[m.partition], p.ends[m.partition] = m.next, m.end
 

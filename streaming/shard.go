@@ -25,6 +25,7 @@ func Run(ctx context.Context, cfg Config) error {
 		empty:  make([]bool, len(cfg.Partitions)),
 		next:   make([]int64, len(cfg.Partitions)),
 		ends:   make([]int64, len(cfg.Partitions)),
+		past:   make([]*past, len(cfg.Partitions)),
 		topics: map[string]string{},
 
 		changes: &Changes{},
@@ -59,6 +60,7 @@ type shard struct {
 	empty []bool  // by partition: it held nothing when the run started
 	next  []int64 // by partition: offset to go on at
 	ends  []int64 // by partition: end when it was last read
+	past  []*past // by partition, of the only shard
 
 	inlet       *inlet // of one of several shards, whose next offsets say what it took of the partitions; else nil
 	repartition *repartitioner
@@ -190,6 +192,10 @@ func (s *shard) place(ctx context.Context) error {
 		state := s.saved.current.partition(p)
 		if s.next[i], err = placed(p, state, identity, first, end); err != nil {
 			errs = append(errs, err)
+			continue
+		}
+		if s.past[i], err = s.cfg.openPast(ctx, p, state, s.next[i]); err != nil {
+			return err
 		}
 		s.ends[i], s.empty[i] = end, first == end
 	}
@@ -378,8 +384,8 @@ func (s *shard) take(m *message) error {
 		s.applied(m, late)
 		return nil
 	}
-	if m.newest != event.MinTime {
-		s.mark.Observe(m.partition, m.newest, event.MinTime)
+	if to := s.past[m.partition].hold(m.next, m.newest); to != event.MinTime {
+		s.mark.Observe(m.partition, to, event.MinTime)
 	}
 	s.next[m.partition], s.ends[m.partition] = m.next, m.end
 	s.changes.ages = append(s.changes.ages, m.ages...)
@@ -548,7 +554,7 @@ func (s *shard) manifest() manifest {
 	for i, p := range s.cfg.Partitions {
 		m.Partitions = append(m.Partitions, partitionState{
 			Topic: p.Topic, ID: p.ID, Identity: s.topics[p.Topic], Next: s.next[i],
-			MaxTime: int64(marks[i].Max), State: marks[i].State,
+			MaxTime: int64(marks[i].Max), State: marks[i].State, Past: s.past[i].state(s.next[i]),
 		})
 	}
 	if in := s.inlet; in != nil {

@@ -55,6 +55,11 @@ func (w *world) produce(r *rand.Rand, partitions []Partition, n int, over time.D
 	start := time.Now()
 	steps := []string{"paid", "delivered", "seen"}
 	next := map[Partition]int64{}
+	w.mu.Lock()
+	for p, list := range w.topics {
+		next[p] = int64(len(list))
+	}
+	w.mu.Unlock()
 	var sent []struct {
 		p Partition
 		r logRecord
@@ -111,12 +116,7 @@ func (w *world) expect(job *operator.Job, partitions []Partition) (rows map[corr
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	accepted := map[string]bool{}
-	for _, r := range w.rows {
-		for _, e := range r.row.Events {
-			accepted[fmt.Sprintf("%d/%d/%d/%d", e.Source, e.Partition, e.Offset, e.Index)] = true
-		}
-	}
+	accepted := w.accepted()
 	out := &Changes{}
 	for _, p := range partitions {
 		source := p.Source
@@ -151,6 +151,17 @@ func (w *world) expect(job *operator.Job, partitions []Partition) (rows map[corr
 		cells[cellKey(&c.Cell)] = fmt.Sprint(c.Cell.Sessions, c.Cell.Measures)
 	}
 	return rows, cells
+}
+
+// accepted lists the events that are in a session.
+func (w *world) accepted() map[string]bool {
+	list := map[string]bool{}
+	for _, r := range w.rows {
+		for _, e := range r.row.Events {
+			list[fmt.Sprintf("%d/%d/%d/%d", e.Source, e.Partition, e.Offset, e.Index)] = true
+		}
+	}
+	return list
 }
 
 func rowText(r *correlate.Row) string {

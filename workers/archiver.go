@@ -167,7 +167,7 @@ func (l *archiveLog) fetcher(partition int32, next int64) *fetcher {
 }
 
 // ArchiveObjects keeps archives in an object store, and reads them back: it implements archiver.Objects and
-// backfill.Objects.
+// archive.Objects.
 type ArchiveObjects struct{ Store objstore.Store }
 
 // Get returns an object, or archiver.ErrNoObject.
