@@ -33,7 +33,6 @@ type Reader struct {
 	paths []string
 	until map[int32]int64 // nil: read all
 	from  int64
-	next  int64 // behind the last row
 	file  *file // nil: none is open
 	read  int64 // bytes of the files that are done
 	size  int64
@@ -110,9 +109,6 @@ func (r *Reader) Until(offsets map[int32]int64) { r.until = offsets }
 
 // From leaves out the rows before an offset, as Until does those behind one.
 func (r *Reader) From(offset int64) { r.from = offset }
-
-// Next returns the offset behind that of the last row which was read, whether it was left out or not.
-func (r *Reader) Next() int64 { return r.next }
 
 // openNext opens the first of the paths that are left.
 func (r *Reader) openNext() error {
@@ -197,7 +193,7 @@ func (r *Reader) Rows(topic string, maxBytes int, yield func(*Row)) (more bool, 
 
 // rows reads rows of one file after another until there is enough.
 func (r *Reader) rows(to *filler) (more bool, err error) {
-	to.until, to.from, to.next, to.stats = r.until, r.from, &r.next, &r.stats
+	to.until, to.from, to.stats = r.until, r.from, &r.stats
 	for r.file != nil {
 		done, err := r.file.fill(to)
 		if err != nil {
@@ -375,7 +371,6 @@ type filler struct {
 	topic  string
 	until  map[int32]int64
 	from   int64
-	next   *int64
 	stats  *Stats
 }
 
@@ -446,7 +441,6 @@ func (f *file) row(to *filler) error {
 		return fmt.Errorf("partition %d is out of range", partition)
 	}
 	r.Partition = int32(partition)
-	*to.next = r.Offset + 1
 	if r.Offset < to.from {
 		to.stats.Before++
 		return nil

@@ -51,7 +51,7 @@ func benchGroups(b *testing.B) (*shard, *benchLog) {
 	if err := cfg.Validate(); err != nil {
 		b.Fatal(err)
 	}
-	s := &shard{cfg: cfg, next: make([]int64, 1)}
+	s := &shard{cfg: cfg, next: make([]int64, 1), past: make([]*past, 1)}
 	s.inlet, s.repartition = newInlet(s), newRepartitioner(s)
 	if err := s.repartition.place(b.Context()); err != nil {
 		b.Fatal(err)

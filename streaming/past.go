@@ -9,6 +9,9 @@ import (
 
 // Past tells of the records that were there when a shard first ran, where event times are known without reading them.
 type Past interface {
+	// First returns the first offset of a partition that the log can still read. The one that Log.Bounds told is after it, if
+	// older records are kept somewhere else.
+	First(ctx context.Context, p Partition, first int64) (int64, error)
 	// End returns the offset before which that is so in a partition; 0: nowhere.
 	End(ctx context.Context, p Partition) (int64, error)
 	// Floors says how early the events can be that are still to come of the records from offset next to before end. Both
@@ -37,6 +40,19 @@ type past struct {
 type pastState struct {
 	End  int64 `json:"end"`
 	Most int64 `json:"most"`
+}
+
+// bounds returns the first offset of a partition that can be read, and its end. Where it goes on in what is still in the log,
+// as most runs do, nobody has to look further back.
+func (c *Config) bounds(ctx context.Context, p Partition, state *partitionState) (first, end int64, err error) {
+	first, end, err = c.Log.Bounds(ctx, p)
+	if err == nil && c.Past != nil && first > 0 && (state == nil || state.Next < first) {
+		first, err = c.Past.First(ctx, p, first)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("look up the offsets of %s: %w", p, err)
+	}
+	return first, end, nil
 }
 
 // openPast returns what holds a partition back that was left in a state and goes on at an offset; nil: nothing does.

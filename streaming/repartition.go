@@ -159,11 +159,11 @@ func (p *repartitioner) place(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		first, end, err := p.s.cfg.Log.Bounds(ctx, one)
-		if err != nil {
-			return fmt.Errorf("look up the offsets of %s: %w", one, err)
-		}
 		state := p.saved.current.partition(one)
+		first, end, err := p.s.cfg.bounds(ctx, one, state)
+		if err != nil {
+			return err
+		}
 		if p.next[i], err = placed(one, state, identity, first, end); err != nil {
 			errs = append(errs, err)
 			continue

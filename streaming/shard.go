@@ -185,11 +185,11 @@ func (s *shard) place(ctx context.Context) error {
 			}
 			s.topics[p.Topic] = identity
 		}
-		first, end, err := s.cfg.Log.Bounds(ctx, p)
-		if err != nil {
-			return fmt.Errorf("look up the offsets of %s: %w", p, err)
-		}
 		state := s.saved.current.partition(p)
+		first, end, err := s.cfg.bounds(ctx, p, state)
+		if err != nil {
+			return err
+		}
 		if s.next[i], err = placed(p, state, identity, first, end); err != nil {
 			errs = append(errs, err)
 			continue

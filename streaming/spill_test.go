@@ -227,7 +227,7 @@ func TestSpillRepair(t *testing.T) {
 		}
 		s := &shard{
 			cfg: w.config(&handle{w: w}, job, partitions), log: discardLog{}, empty: make([]bool, 3), next: make([]int64, 3), ends: make([]int64, 3),
-			topics: map[string]string{}, changes: &Changes{},
+			past: make([]*past, 3), topics: map[string]string{}, changes: &Changes{},
 		}
 		s.cfg.SpillDir = dir
 		if err := s.cfg.Validate(); err != nil {

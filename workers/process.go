@@ -101,7 +101,8 @@ func (v *Versions) RunShard(ctx context.Context, in activities.ShardInput, progr
 	}
 	// A process needs about twice as much memory beside the state, which its shards share.
 	cfg.MemoryBytes = job.Spec.Resources.MemoryBytes / 3 / int64(max(1, v.Slots))
-	return RunShard(ctx, Part{Client: v.Env.Kafka, Version: in.Version, Shard: in.Shard, Shards: in.Shards}, cfg)
+	return RunShard(ctx, Part{Client: v.Env.Kafka, Version: in.Version, Shard: in.Shard, Shards: in.Shards,
+		Archive: ArchiveObjects{Store: v.Env.Objects}}, cfg)
 }
 
 // Prepare checks that a version compiles and that its topics are there, and creates its generation. A job that serves

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weftdata/weft/archive"
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/streaming"
@@ -15,9 +16,10 @@ import (
 // Part is one shard of a job version, and what it needs of Kafka.
 type Part struct {
 	Client        *kafka.Client
-	Version       int           // of the job
-	Shard, Shards int           // this one, from 0, of so many; a version keeps their number
-	KeepFor       time.Duration // how long the groups topic keeps records that a shard has not read; default 72 h
+	Version       int             // of the job
+	Shard, Shards int             // this one, from 0, of so many; a version keeps their number
+	Archive       archive.Objects // of what Kafka has not got any more; nil: none
+	KeepFor       time.Duration   // how long the groups topic keeps records that a shard has not read; default 72 h
 }
 
 // GroupsTopic returns the name of the topic between the shards of a job version.
@@ -41,6 +43,9 @@ func RunShard(ctx context.Context, part Part, cfg streaming.Config) (err error) 
 	log := NewLog(part.Client)
 	defer func() { err = errors.Join(err, log.Close()) }()
 	cfg.Log = log
+	if part.Archive != nil {
+		cfg.Past = log.GoBack(cfg.Job, part.Archive, cfg.SpillDir, cfg.Logger)
+	}
 	if cfg.Partitions, err = log.Partitions(ctx, cfg.Job); err != nil {
 		return err
 	}
@@ -96,10 +101,10 @@ func (p Part) topic(ctx context.Context, job string) (kafka.Topic, error) {
 	return topic, nil
 }
 
-// Records reads records as Kafka holds them. How long it waits at the end is the client's MaxWait.
+// Records reads records as Kafka holds them; those from the archive have no header but their origin. How long it waits at the end is the client's MaxWait.
 func (l *Log) Records(ctx context.Context, p streaming.Partition, next int64, maxBytes int, _ time.Duration, yield func(*streaming.Raw)) (after, end int64, err error) {
 	var raw streaming.Raw
-	return l.read(ctx, p, next, func(f *kafka.Fetcher) (kafka.Fetched, error) {
+	return l.read(ctx, p, next, maxBytes, func(f *kafka.Fetcher) (kafka.Fetched, error) {
 		return f.Records(ctx, maxBytes, func(r *kafka.Record) {
 			raw.Offset, raw.Timestamp, raw.Value, raw.Headers = r.Offset, r.Timestamp, r.Value, raw.Headers[:0]
 			for _, h := range r.Headers {
@@ -107,6 +112,12 @@ func (l *Log) Records(ctx context.Context, p streaming.Partition, next int64, ma
 			}
 			yield(&raw)
 		})
+	}, func(r *archive.Row) {
+		raw.Offset, raw.Timestamp, raw.Value, raw.Headers = r.Offset, r.Timestamp, r.Value, raw.Headers[:0]
+		if r.Origin != nil {
+			raw.Headers = append(raw.Headers, streaming.Header{Key: []byte(archive.OriginHeader), Value: r.Origin})
+		}
+		yield(&raw)
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/weftdata/weft/archive"
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/kafka"
@@ -22,7 +23,8 @@ import (
 
 // Log reads partitions of a Kafka cluster. Partitions may be read at the same time, each by one goroutine.
 type Log struct {
-	client *kafka.Client
+	client  *kafka.Client
+	history *History // nil: what Kafka does not have any more is gone
 
 	mu       sync.Mutex
 	topics   map[string]kafka.Topic
@@ -82,6 +84,9 @@ func (l *Log) Close() error {
 	var errs []error
 	for _, f := range l.fetchers {
 		errs = append(errs, f.Close())
+	}
+	if l.history != nil {
+		errs = append(errs, l.history.close())
 	}
 	return errors.Join(errs...)
 }
@@ -143,11 +148,36 @@ func (l *Log) Bounds(ctx context.Context, p streaming.Partition) (first, end int
 
 // Fetch reads from an offset on. How long it waits at the end is the client's MaxWait.
 func (l *Log) Fetch(ctx context.Context, p streaming.Partition, next int64, b *event.Batch, maxBytes int, _ time.Duration) (after, end int64, err error) {
-	return l.read(ctx, p, next, func(f *kafka.Fetcher) (kafka.Fetched, error) { return f.Fetch(ctx, b, uint16(p.Source), maxBytes) })
+	return l.read(ctx, p, next, maxBytes,
+		func(f *kafka.Fetcher) (kafka.Fetched, error) { return f.Fetch(ctx, b, uint16(p.Source), maxBytes) },
+		func(r *archive.Row) {
+			at := event.Record{Source: uint16(p.Source), Partition: r.Partition, Offset: r.Offset, Timestamp: r.Timestamp}
+			b.AddLogged(at, r.Value, len(r.Value), r.Origin)
+		})
 }
 
-// read reads once from an offset on.
-func (l *Log) read(ctx context.Context, p streaming.Partition, next int64, fetch func(*kafka.Fetcher) (kafka.Fetched, error)) (after, end int64, err error) {
+// read reads once from an offset on: from Kafka, or from the archive what Kafka has not got any more.
+func (l *Log) read(ctx context.Context, p streaming.Partition, next int64, maxBytes int,
+	fetch func(*kafka.Fetcher) (kafka.Fetched, error), yield func(*archive.Row)) (after, end int64, err error) {
+	if l.history == nil {
+		return l.readKafka(ctx, p, next, fetch)
+	}
+	after, end, ok, err := l.history.read(ctx, p, next, maxBytes, false, yield)
+	if ok || err != nil {
+		return after, end, err
+	}
+	after, end, gone := l.readKafka(ctx, p, next, fetch)
+	if !errors.Is(gone, streaming.ErrOffsetGone) {
+		return after, end, gone
+	}
+	after, end, ok, err = l.history.read(ctx, p, next, maxBytes, true, yield)
+	if !ok && err == nil {
+		err = gone
+	}
+	return after, end, err
+}
+
+func (l *Log) readKafka(ctx context.Context, p streaming.Partition, next int64, fetch func(*kafka.Fetcher) (kafka.Fetched, error)) (after, end int64, err error) {
 	t, err := l.topic(ctx, p.Topic)
 	if err != nil {
 		return next, next, err

@@ -289,16 +289,23 @@ func (s *Stage) coveredFrom(ctx context.Context, in activities.StandingInput, jo
 	if err != nil {
 		return 0, err
 	}
-	lost := event.MinTime
+	lost, past := event.MinTime, log.GoBack(job, ArchiveObjects{s.Versions.Env.Objects}, "", s.Versions.Log)
 	for _, p := range partitions {
 		first, end, err := log.Bounds(ctx, p)
 		if err != nil {
 			return 0, err
 		}
-		if first == 0 {
+		at, err := past.lostBefore(ctx, p, first)
+		switch {
+		case err != nil:
+			return 0, err
+		case at == event.MinTime:
+			continue
+		case at != event.MaxTime:
+			lost = max(lost, at+event.Micros(job.Spec.Watermark.MaxAhead.Microseconds()))
 			continue
 		}
-		at := event.Micros(s.now().UnixMicro())
+		at = event.Micros(s.now().UnixMicro())
 		if first < end {
 			var b event.Batch
 			if _, _, err := log.Fetch(ctx, p, first, &b, 1, 0); err != nil {

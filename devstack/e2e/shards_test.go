@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftdata/weft/backfill"
 	"github.com/weftdata/weft/store"
 	"github.com/weftdata/weft/streaming"
 	"github.com/weftdata/weft/workers"
@@ -25,13 +26,19 @@ func TestShardsEqualReplay(t *testing.T) {
 	st := openStream(t, ctx, at, spec)
 	defer st.store.Close()
 
-	const shards = 3
+	st.runShards(t, ctx, 3, 12)
+	st.expectReplay(t, ctx, want)
+}
+
+// runShards runs shards that crash three times each, until they have all there is.
+func (st *stream) runShards(t *testing.T, ctx context.Context, shards int, seed uint64) {
+	t.Helper()
 	last, stop := context.WithCancel(ctx)
 	defer stop()
 	var running sync.WaitGroup
 	for n := range shards {
 		running.Go(func() {
-			r := rand.New(rand.NewPCG(12, uint64(n)))
+			r := rand.New(rand.NewPCG(seed, uint64(n)))
 			for range 3 { // runs that end in the middle, without a last checkpoint
 				st.runShard(t, ctx, r, n, shards, 100+r.Int64N(2000))
 			}
@@ -41,7 +48,11 @@ func TestShardsEqualReplay(t *testing.T) {
 	st.awaitEnds(t, ctx, shards)
 	stop()
 	running.Wait()
+}
 
+// expectReplay holds what the store has of the generation against a replay.
+func (st *stream) expectReplay(t *testing.T, ctx context.Context, want backfill.Summary) {
+	t.Helper()
 	scope := store.Scope{Job: "payments", Generation: st.generation}
 	sessions, err := st.store.Digest(ctx, scope, 0, 0)
 	if err != nil {
@@ -74,7 +85,9 @@ func TestShardsEqualReplay(t *testing.T) {
 	}
 }
 
-func shardName(n int) string { return fmt.Sprintf("checkpoints/payments/1/%d", n) }
+func (st *stream) shardName(n int) string {
+	return fmt.Sprintf("checkpoints/payments/%d/%d", st.version, n)
+}
 
 // runShard runs a shard until ctx is done or, where a number of events is given, until it has had them: then it crashes,
 // which lets nothing more be written and leaves no last checkpoint.
@@ -85,8 +98,8 @@ func (st *stream) runShard(t *testing.T, ctx context.Context, r *rand.Rand, n, s
 	sink := &abruptSink{workers.NewSink(st.store, st.job, st.generation, n), &crashed}
 	var had int64
 	var end streaming.Status
-	err := workers.RunShard(ctx, workers.Part{Client: st.client, Version: 1, Shard: n, Shards: shards}, streaming.Config{
-		Job: st.job, Name: shardName(n), Sink: sink, Objects: &abruptObjects{workers.Objects{Store: st.objects}, &crashed},
+	err := workers.RunShard(ctx, workers.Part{Client: st.client, Version: st.version, Shard: n, Shards: shards, Archive: st.archive}, streaming.Config{
+		Job: st.job, Name: st.shardName(n), Sink: sink, Objects: &abruptObjects{workers.Objects{Store: st.objects}, &crashed},
 		FlushEvery:      time.Duration(5+r.IntN(15)) * time.Millisecond,
 		CheckpointEvery: time.Duration(20+r.IntN(60)) * time.Millisecond,
 		FetchBytes:      1<<10 + r.IntN(8<<10),
@@ -142,7 +155,7 @@ func (st *stream) awaitEnds(t *testing.T, ctx context.Context, shards int) {
 
 // missing lists the source partitions of which a shard's checkpoint does not hold all.
 func (st *stream) missing(ctx context.Context, n int, want map[string]int64) (list []string, err error) {
-	data, _, err := workers.Objects{Store: st.objects}.Get(ctx, shardName(n)+"/manifest.json")
+	data, _, err := workers.Objects{Store: st.objects}.Get(ctx, st.shardName(n)+"/manifest.json")
 	if errors.Is(err, streaming.ErrNoObject) {
 		return []string{"all"}, nil
 	}

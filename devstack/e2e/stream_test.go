@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftdata/weft/archive"
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/objstore"
@@ -89,6 +90,8 @@ func run(t *testing.T, dir, name string, args ...string) []byte {
 
 // stream is a job over a stack.
 type stream struct {
+	version    int
+	archive    archive.Objects // nil: what Kafka does not have any more is gone
 	job        *operator.Job
 	meta       results.Meta
 	store      *store.Store
@@ -111,7 +114,7 @@ func openStream(t *testing.T, ctx context.Context, at stack.Addresses, specFile 
 	must(err)
 	job, err := operator.Compile(spec, 99, nil)
 	must(err)
-	st := &stream{job: job, meta: results.MetaOf(spec)}
+	st := &stream{version: 1, job: job, meta: results.MetaOf(spec)}
 	st.store, err = store.Open(ctx, at.Store, store.Options{})
 	must(err)
 	g, err := st.store.CreateGeneration(ctx, spec.Job, "1", "live")
