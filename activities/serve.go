@@ -28,6 +28,8 @@ type RegisterInput struct {
 	Author    string `json:"author,omitempty"`
 	RequestID string `json:"request_id,omitempty"`
 	DryRun    bool   `json:"dry_run,omitempty"` // registers nothing
+	// Rebuild registers the version of that number again, or the served one where it is 0.
+	Rebuild bool `json:"rebuild,omitempty"`
 }
 
 // Plan is what the deployment of a version does.
@@ -47,6 +49,9 @@ type Plan struct {
 	Freeze   []string `json:"freeze"`
 	Topics   []string `json:"topics"`
 	Sinks    bool     `json:"sinks"` // the job wants a publisher
+	// Shards is how many have saved a checkpoint of this version, or of the one that it rebuilds; 0: it never ran.
+	Shards    int  `json:"shards,omitempty"`
+	Divisible bool `json:"divisible,omitempty"` // it can have more than one
 }
 
 // Change is a difference in the meaning of two specs.

@@ -112,10 +112,7 @@ func check(n NewVersion) (v Version, err error) {
 		return v, userError("add a version of "+n.Job, fmt.Errorf("the spec is of the job %s", spec.Job), "give the spec of that job")
 	}
 	v = Version{Job: spec.Job, Spec: string(n.Spec), Assets: map[string]AssetRef{}, Message: n.Message, Author: n.Author, Request: n.RequestID}
-	errs := []error{
-		checkText("message", n.Message, MessageBytesMax), checkText("author", n.Author, AuthorBytesMax),
-		checkText("request id", n.RequestID, RequestBytesMax),
-	}
+	errs := checkTexts(n)
 	names := AssetNames(spec)
 	for _, name := range names {
 		if _, ok := n.Assets[name]; !ok {
@@ -143,6 +140,13 @@ func check(n NewVersion) (v Version, err error) {
 		return v, userError(op, err, "")
 	}
 	return v, nil
+}
+
+func checkTexts(n NewVersion) []error {
+	return []error{
+		checkText("message", n.Message, MessageBytesMax), checkText("author", n.Author, AuthorBytesMax),
+		checkText("request id", n.RequestID, RequestBytesMax),
+	}
 }
 
 func checkText(what, text string, most int) error {

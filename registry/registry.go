@@ -76,6 +76,7 @@ type Version struct {
 	Author  string              `json:"author"`
 	Created time.Time           `json:"created"`
 	Request string              `json:"request,omitempty"` // see NewVersion
+	Repeats int                 `json:"repeats,omitempty"` // number of the version that it is the same as; see Repeat
 
 	Checksum string `json:"-"` // SHA-256 of the stored version, in hexadecimal
 	Existed  bool   `json:"-"` // of what Add returned: it was there before
@@ -299,6 +300,25 @@ func (r *Registry) Add(ctx context.Context, n NewVersion) (Version, error) {
 		return Version{}, err
 	}
 	op := "add a version of " + v.Job
+	return r.number(ctx, op, v, n.Assets)
+}
+
+// Repeat adds a version with the spec and the files of another, also where that is the latest: it is to be computed anew. Of n
+// it takes the message, the author and the request, which must be there.
+func (r *Registry) Repeat(ctx context.Context, of Version, n NewVersion) (Version, error) {
+	op := fmt.Sprintf("add version %d of %s again", of.Number, of.Job)
+	if n.RequestID == "" {
+		return Version{}, userError(op, errors.New("the request has no id"), "give it one, so that a retry adds no other version")
+	}
+	if err := errors.Join(checkTexts(n)...); err != nil {
+		return Version{}, userError(op, err, "")
+	}
+	return r.number(ctx, op, Version{Job: of.Job, Spec: of.Spec, Assets: of.Assets, Message: n.Message, Author: n.Author, Request: n.RequestID,
+		Repeats: of.Number}, nil)
+}
+
+// number adds a version with the next number, unless it finds it.
+func (r *Registry) number(ctx context.Context, op string, v Version, assets map[string][]byte) (Version, error) {
 	nonce := rand.Text() // of this call: its own put is known again after a lost reply
 	for range attemptsMax {
 		numbers, err := r.numbers(ctx, v.Job)
@@ -317,7 +337,7 @@ func (r *Registry) Add(ctx context.Context, n NewVersion) (Version, error) {
 		if len(numbers) > 0 {
 			v.Number = numbers[len(numbers)-1] + 1
 		}
-		switch err := r.put(ctx, &v, n.Assets, nonce); {
+		switch err := r.put(ctx, &v, assets, nonce); {
 		case err == nil:
 			return v, nil
 		case !errors.Is(err, objstore.ErrPrecondition): // another adder has the number
@@ -341,7 +361,7 @@ func (r *Registry) existing(ctx context.Context, numbers []int, v *Version) (*Ve
 		if err != nil {
 			return nil, err
 		}
-		same := old.Spec == v.Spec && sameAssets(old.Assets, v.Assets)
+		same := old.Spec == v.Spec && sameAssets(old.Assets, v.Assets) && (v.Repeats == 0 || old.Repeats == v.Repeats)
 		if v.Request != "" && old.Request == v.Request {
 			if !same {
 				return nil, userError("", fmt.Errorf("request %q made version %d, which is another one", v.Request, number),
@@ -349,7 +369,7 @@ func (r *Registry) existing(ctx context.Context, numbers []int, v *Version) (*Ve
 			}
 			return &old, nil
 		}
-		if back == 0 && same {
+		if back == 0 && same && v.Repeats == 0 {
 			return &old, nil
 		}
 	}
@@ -371,6 +391,9 @@ func sameAssets(a, b map[string]AssetRef) bool {
 // put writes the files, then the version that names them.
 func (r *Registry) put(ctx context.Context, v *Version, assets map[string][]byte, nonce string) error {
 	for name, ref := range v.Assets {
+		if v.Repeats > 0 { // the other version's are there
+			break
+		}
 		_, err := r.objects.PutIfAbsent(ctx, assetsRoot+ref.SHA256, assets[name], ref.SHA256)
 		if err != nil && !errors.Is(err, objstore.ErrPrecondition) { // there already: the name says what it holds
 			return fmt.Errorf("put %s: %w", name, err)

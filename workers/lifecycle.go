@@ -75,12 +75,24 @@ func (s *Stage) Register(ctx context.Context, in activities.RegisterInput) (p ac
 			before = &old
 		}
 	}
-	return planOf(&v, spec, surveyed.Current, before)
+	p, err = planOf(&v, spec, surveyed.Current, before, in.Rebuild)
+	if err != nil {
+		return p, err
+	}
+	of := v.Number
+	if in.Rebuild {
+		of = v.Repeats
+	}
+	_, p.Shards, err = s.heads(ctx, v.Job, of)
+	return p, err
 }
 
 // version returns the version that is meant, registered unless it is a dry run.
 func (s *Stage) version(ctx context.Context, in activities.RegisterInput) (v registry.Version, err error) {
 	r := registry.New(s.Versions.Env.Objects)
+	if in.Rebuild {
+		return s.again(ctx, r, in)
+	}
 	if in.Version > 0 {
 		v, err = r.Get(ctx, in.Job, in.Version)
 		v.Existed = true
@@ -123,8 +135,39 @@ func (s *Stage) version(ctx context.Context, in activities.RegisterInput) (v reg
 	return v, nil
 }
 
-// planOf says what the deployment of a version does.
-func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *registry.Version) (activities.Plan, error) {
+// again registers a version once more, to have it computed anew.
+func (s *Stage) again(ctx context.Context, r *registry.Registry, in activities.RegisterInput) (v registry.Version, err error) {
+	of := in.Version
+	if of == 0 {
+		surveyed, err := s.Survey(ctx, in.Job)
+		if err != nil {
+			return v, err
+		}
+		if of = surveyed.Current; of == 0 {
+			return v, userError("%s serves no version that could be rebuilt: name one", in.Job)
+		}
+	}
+	old, err := r.Get(ctx, in.Job, of)
+	if err != nil {
+		return v, err
+	}
+	message := fmt.Sprintf("rebuild of version %d", of)
+	if in.Message != "" {
+		message += ": " + in.Message
+	}
+	if !in.DryRun {
+		return r.Repeat(ctx, old, registry.NewVersion{Message: message, Author: in.Author, RequestID: in.RequestID})
+	}
+	all, err := r.List(ctx, in.Job)
+	if err != nil {
+		return v, err
+	}
+	old.Number, old.Repeats, old.Message, old.Author = all[len(all)-1].Number+1, of, message, in.Author
+	return old, nil
+}
+
+// planOf says what the deployment of a version does. A rebuild has no canary.
+func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *registry.Version, rebuild bool) (activities.Plan, error) {
 	gates, err := rules.CompileGates(spec)
 	if err != nil {
 		return activities.Plan{}, err
@@ -133,7 +176,7 @@ func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *regist
 		Job: v.Job, Version: v.Number, Existed: v.Existed, Current: current, LagMaxMS: gates.LagMax.Milliseconds(),
 		WindowMS: spec.RollbackWindow.Milliseconds(), TwoMust: spec.Approval == "two_person", Expect: spec.Expect, Freeze: spec.Freeze,
 		Sinks:   spec.Sinks.Topic != "" || spec.Sinks.Parquet,
-		Changes: []activities.Change{}, Steps: []activities.Step{}, Gates: []activities.Gate{},
+		Changes: []activities.Change{}, Steps: []activities.Step{}, Gates: []activities.Gate{}, Divisible: spec.ShardBy != "",
 	}
 	for _, x := range spec.Sources {
 		p.Topics = append(p.Topics, x.Topic)
@@ -143,7 +186,7 @@ func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *regist
 			p.Changes = append(p.Changes, activities.Change{Path: d.Path, Kind: string(d.Kind), Text: d.Text, Effect: string(d.Effect), Means: d.Effect.Meaning()})
 		}
 	}
-	if spec.Canary != nil {
+	if spec.Canary != nil && !rebuild {
 		for _, x := range spec.Canary.Steps {
 			p.Steps = append(p.Steps, activities.Step{Weight: x.Weight, HoldMS: x.Hold.Milliseconds()})
 		}
@@ -151,12 +194,12 @@ func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *regist
 			p.Gates = append(p.Gates, activities.Gate{Name: x.Name, Text: x.Text})
 		}
 	}
-	p.Phases = phasesOf(&p)
+	p.Phases = phasesOf(&p, rebuild)
 	return p, nil
 }
 
 // phasesOf tells a person what will happen.
-func phasesOf(p *activities.Plan) (list []string) {
+func phasesOf(p *activities.Plan, rebuild bool) (list []string) {
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	if !p.Existed {
 		add("register version %d", p.Version)
@@ -169,7 +212,7 @@ func phasesOf(p *activities.Plan) (list []string) {
 		add("start version %d and serve it at once: nothing is served yet, so there is nothing to compare it with", p.Version)
 		return list
 	}
-	add("start version %d in the shadow of version %d; it reads its topics from their first record until it has caught up", p.Version, p.Current)
+	add("start version %d in the shadow of version %d; it reads its topics, and before them their archives, from the first record until it has caught up", p.Version, p.Current)
 	gates := "its gates"
 	if len(p.Gates) == 0 {
 		gates = "no gate: the spec has none"
@@ -178,7 +221,9 @@ func phasesOf(p *activities.Plan) (list []string) {
 		add("step %d of %d (weight %d%%): hold for %s, compare what both versions decided, judge by %s", i+1, len(p.Steps), s.Weight,
 			time.Duration(s.HoldMS)*time.Millisecond, gates)
 	}
-	if len(p.Steps) == 0 {
+	if len(p.Steps) == 0 && rebuild {
+		add("no canary: the spec is that of a version which was served")
+	} else if len(p.Steps) == 0 {
 		add("no canary: the spec has none")
 	}
 	if p.TwoMust {

@@ -66,7 +66,9 @@ func (s *Stage) heads(ctx context.Context, job string, version int) (list offset
 		if m.Number == 0 { // a run has claimed it and saved nothing yet
 			continue
 		}
-		shards++
+		if rest := strings.TrimPrefix(info.Key, prefix); strings.Count(rest, "/") == 1 { // beside it stands that of its repartitioning
+			shards++
+		}
 		for _, p := range m.Partitions {
 			name := streaming.Partition{Topic: p.Topic, ID: p.Partition}.String()
 			if next, ok := list[name]; !ok || p.Next < next {

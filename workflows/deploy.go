@@ -20,7 +20,8 @@ const SignalNews = "news"
 // Outcomes of Deploy, beside those of a rollout and Refused.
 const OutcomePlanned = "planned" // a dry run
 
-// DeployInput is the input of Deploy: exactly one of Spec, SpecText, SpecObject and Version.
+// DeployInput is the input of Deploy: exactly one of Spec, SpecText, SpecObject and Version; or Rebuild, of Version or of the
+// version that is served.
 type DeployInput struct {
 	Spec       json.RawMessage `json:"spec,omitempty"`        // the spec as a JSON object
 	SpecText   string          `json:"spec_text,omitempty"`   // or as YAML
@@ -32,10 +33,11 @@ type DeployInput struct {
 	RequestID  string          `json:"request_id,omitempty"` // the same request again is the same deployment
 	DryRun     bool            `json:"dry_run,omitempty"`    // only say what would happen
 	SkipCanary bool            `json:"skip_canary,omitempty"`
+	Rebuild    bool            `json:"rebuild,omitempty"` // register a version again and compute it anew
 	Shards     int             `json:"shards,omitempty"`
 }
 
-const deployExample = `{"spec":{"version":"weft/v1","job":"payments",…},"message":"…","author":"…"}, {"spec_text":"version: weft/v1\n…"} or {"job":"payments","version":2}`
+const deployExample = `{"spec":{"version":"weft/v1","job":"payments",…},"message":"…","author":"…"}, {"spec_text":"version: weft/v1\n…"} {"job":"payments","version":2} or {"job":"payments","rebuild":true}`
 
 func (in *DeployInput) check() error {
 	given := 0
@@ -45,8 +47,10 @@ func (in *DeployInput) check() error {
 		}
 	}
 	switch {
-	case given != 1:
-		return errors.New("expected exactly one of spec, spec_text, spec_object and version")
+	case in.Rebuild && (in.Job == "" || given > 1 || given == 1 && in.Version == 0):
+		return errors.New("rebuild: expected a job, and a version of it unless the served one is meant")
+	case given != 1 && !in.Rebuild:
+		return errors.New("expected exactly one of spec, spec_text, spec_object and version, or rebuild")
 	case len(in.Spec) > 0 && in.Spec[0] != '{':
 		return errors.New("spec: expected a JSON object; YAML belongs into spec_text")
 	case in.Version < 0 || in.Shards < 0 || in.Shards > shardsMax:
@@ -122,7 +126,7 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 		in.RequestID = "deploy/" + info.WorkflowExecution.RunID
 	}
 	register := activities.RegisterInput{Job: in.Job, Version: in.Version, Spec: in.SpecText, Object: in.SpecObject, Message: in.Message,
-		Author: in.Author, RequestID: in.RequestID, DryRun: in.DryRun}
+		Author: in.Author, RequestID: in.RequestID, DryRun: in.DryRun, Rebuild: in.Rebuild}
 	if len(in.Spec) > 0 {
 		register.Spec = string(in.Spec)
 	}
@@ -141,7 +145,11 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 		return result, err
 	}
 	status.State = asked
-	request := DeployRequest{Version: plan.Version, Shards: in.Shards, SkipCanary: in.SkipCanary, Reason: in.Message, RequestID: in.RequestID,
+	shards := in.Shards
+	if in.Rebuild && shards == 0 {
+		shards = plan.Shards
+	}
+	request := DeployRequest{Version: plan.Version, Shards: shards, SkipCanary: in.SkipCanary || in.Rebuild, Reason: in.Message, RequestID: in.RequestID,
 		Actor: in.Author, Deploy: info.WorkflowExecution.ID}
 	launch := activities.LaunchInput{ID: JobID(plan.Job), Type: JobType, Job: plan.Job, Input: inputOf(JobInput{Job: plan.Job}),
 		Signal: SignalDeploy, Arg: inputOf(request)}

@@ -35,9 +35,10 @@ const (
 	SignalRollback = "rollback" // serve another version again
 	SignalPromote  = "promote"  // serve the candidate now; to agree, where two must
 	SignalAbort    = "abort"    // give the candidate up
-	SignalScale    = "scale"
-	SignalDeploy   = "deploy"  // from Deploy: a DeployRequest
-	SignalRollout  = "rollout" // from Rollout: a RolloutReport
+	SignalScale    = "scale"    // the served version again, with another number of shards
+	SignalRebuild  = "rebuild"  // the served version again, with what came too late
+	SignalDeploy   = "deploy"   // from Deploy: a DeployRequest
+	SignalRollout  = "rollout"  // from Rollout: a RolloutReport
 )
 
 // Phases of a job, beside Paused, Stopping and Stopped.
@@ -118,6 +119,10 @@ type JobStatus struct {
 	RollbackLagMS int64      `json:"rollback_lag_ms"`         // of the previous version, as it was at the last look; -1: not known
 	RollbackNote  string     `json:"rollback_note,omitempty"` // why a rollback would not be complete
 
+	// Degraded says that what is served was rolled back from, until the version that is to come back has caught up; Why tells more.
+	Degraded bool   `json:"degraded,omitempty"`
+	Why      string `json:"degraded_reason,omitempty"`
+
 	Paused      bool       `json:"paused,omitempty"`
 	FrozenUntil *time.Time `json:"frozen_until,omitempty"`
 	Approval    string     `json:"approval,omitempty"` // who agreed
@@ -166,6 +171,7 @@ type keptJob struct {
 	Back     *back              `json:"back,omitempty"`
 	Trial    *trial             `json:"trial,omitempty"`  // of the candidate
 	Halted   bool               `json:"halted,omitempty"` // stop was asked for
+	Return   *ask               `json:"return,omitempty"` // a rollback to a version that does not run, which waits for the candidate's end
 	WindowMS int64              `json:"window_ms,omitempty"`
 	NextLook time.Time          `json:"next_look"`
 }
@@ -185,7 +191,9 @@ type trial struct {
 	// Unsure says that a promotion was asked for and its answer was not awaited: it may take place yet.
 	Unsure   bool      `json:"unsure,omitempty"`
 	Aborting bool      `json:"aborting,omitempty"`
-	Outcome  string    `json:"outcome,omitempty"` // once it is given up
+	Returns  bool      `json:"returns,omitempty"`  // a rollback brings it back: nobody has to agree, and no freeze window counts
+	Retiring bool      `json:"retiring,omitempty"` // it ran on for older ranges before
+	Outcome  string    `json:"outcome,omitempty"`  // once it is given up
 	Why      string    `json:"why,omitempty"`
 	Switches int       `json:"switches,omitempty"` // tried
 	AskedAt  time.Time `json:"asked_at"`           // when a person asked for the promotion, or it was ready
@@ -228,7 +236,7 @@ func Job(ctx workflow.Context, raw converter.RawValue) error {
 	j.told = j.Count
 	j.inbox.Rejections = &j.Rejections
 	j.inbox.handlers = []handler{{SignalRollback, j.enqueue(ctx, SignalRollback)}}
-	for _, signal := range []string{SignalStop, SignalAbort, SignalPause, SignalResume, SignalPromote, SignalScale} {
+	for _, signal := range []string{SignalStop, SignalAbort, SignalPause, SignalResume, SignalPromote, SignalScale, SignalRebuild} {
 		j.inbox.handlers = append(j.inbox.handlers, handler{signal, j.enqueue(ctx, signal)})
 	}
 	j.inbox.handlers = append(j.inbox.handlers, handler{SignalDeploy, j.deployAsked(ctx)}, handler{SignalRollout, j.reported})
@@ -397,6 +405,8 @@ func (j *job) phase() string {
 		return Stopping
 	case j.Candidate != nil && j.Trial.Aborting:
 		return Aborting
+	case j.Candidate != nil && j.Trial.Returns:
+		return RollingBack
 	case j.Candidate != nil && j.FrozenUntil != nil:
 		return Frozen
 	case j.awaiting():
@@ -418,7 +428,7 @@ func (j *job) ready() bool {
 
 // awaiting tells whether the candidate waits for a second person.
 func (j *job) awaiting() bool {
-	return j.ready() && j.Candidate.Rollout.TwoMust && j.Approval == ""
+	return j.ready() && j.Candidate.Rollout.TwoMust && j.Approval == "" && !j.Trial.Returns
 }
 
 func (j *job) run(ctx workflow.Context) error {
@@ -437,6 +447,10 @@ func (j *job) run(ctx workflow.Context) error {
 			err = j.decide(ctx, a)
 		case j.Candidate != nil && j.Candidate.Rollout != nil && j.Candidate.Rollout.Final:
 			j.lose(ctx)
+		case j.Return != nil && j.Candidate == nil:
+			back := *j.Return
+			j.Return = nil
+			j.returns(ctx, back)
 		case j.ready() && !j.awaiting() && (j.FrozenUntil == nil || !workflow.Now(ctx).Before(*j.FrozenUntil)):
 			err = j.promote(ctx)
 		case workflow.GetInfo(ctx).GetContinueAsNewSuggested(): // entries of the audit log go along: writing one again changes nothing
@@ -608,7 +622,10 @@ func (j *job) decide(ctx workflow.Context, a ask) error {
 		}
 		result, text = j.order(ctx, a)
 	default:
-		text = "the number of shards is fixed when a version starts: deploy the spec anew with another number"
+		var err error
+		if version, result, text, err = j.renew(ctx, a); err != nil {
+			return err
+		}
 	}
 	j.settle(ctx, a, version, result, text)
 	return nil
@@ -654,9 +671,56 @@ func (j *job) deploy(ctx workflow.Context, a ask) (result, text string) {
 	}
 	j.Candidate = &Placed{Version: a.Version, Since: workflow.Now(ctx), Shards: a.Shards, By: a.Actor}
 	j.Trial = &trial{Run: run.RunID, RequestID: a.RequestID, Deploy: a.Deploy, Reason: a.Reason}
+	n := len(j.Retiring)
+	j.Retiring = slices.DeleteFunc(j.Retiring, func(p Placed) bool { return p.Version == a.Version })
+	j.Trial.Retiring = len(j.Retiring) < n
 	j.Approval = ""
 	j.tell(ctx, a.Deploy, DeployNews{Version: a.Version})
 	return Accepted, fmt.Sprintf("version %d is rolled out by %s", a.Version, RolloutID(j.Job, a.Version))
+}
+
+// renew rolls the served version out again, as another one: with what came too late for it, or with another number of
+// shards, which is fixed when a version starts.
+func (j *job) renew(ctx workflow.Context, a ask) (version int, result, text string, err error) {
+	refuse := func(format string, args ...any) (int, string, string, error) {
+		return 0, RejectedWhat, fmt.Sprintf(format, args...), nil
+	}
+	switch {
+	case j.Halted:
+		return refuse("the job is stopped: resume it first (signal resume)")
+	case j.Candidate != nil:
+		return refuse("version %d is being rolled out: wait for its end, or abort it first", j.Candidate.Version)
+	case j.Current == nil:
+		return refuse("nothing is served that could be computed anew")
+	case a.Kind == SignalScale && (a.Shards < 1 || a.Shards > shardsMax):
+		return refuse(`shards is not 1 to %d, as in {"shards":4}`, shardsMax)
+	}
+	var l *activities.Lifecycle
+	short := workflow.WithActivityOptions(ctx, shortOptions())
+	in := activities.RegisterInput{Job: j.Job, Version: j.Current.Version}
+	var now, plan activities.Plan
+	if _, err = j.perform(ctx, workflow.ExecuteActivity(short, l.RegisterVersion, in), &now, true); err == nil {
+		shards := max(now.Shards, j.Current.Shards, 1)
+		switch {
+		case a.Kind == SignalScale && a.Shards == shards:
+			return refuse("version %d has %d shards already", j.Current.Version, shards)
+		case a.Shards > 1 && !now.Divisible:
+			return refuse("its spec says nothing to divide it by: name a field in shard_by")
+		case a.Shards == 0:
+			a.Shards = shards
+		}
+		in.Rebuild, in.Message, in.Author, in.RequestID = true, a.Reason, a.Actor, a.RequestID
+		_, err = j.perform(ctx, workflow.ExecuteActivity(short, l.RegisterVersion, in), &plan, true)
+	}
+	if temporal.IsCanceledError(err) {
+		return 0, "", "", err
+	}
+	if err != nil {
+		return refuse("%s", problemOf(ctx, err).Message)
+	}
+	a.Version, a.SkipCanary = plan.Version, true
+	result, text = j.deploy(ctx, a)
+	return plan.Version, result, text, nil
 }
 
 // tell tells a workflow Deploy, if there is one that waits.
@@ -693,6 +757,8 @@ func (j *job) agree(ctx workflow.Context, a ask) (result, text string) {
 		return RejectedWhat, "the rollout is still being planned: try again in a moment"
 	case j.FrozenUntil != nil:
 		return RejectedWhat, "a freeze window holds it back until " + j.FrozenUntil.Format(time.RFC3339)
+	case j.Trial.Returns:
+		return RejectedWhat, "it comes back as soon as it has caught up"
 	case r.TwoMust && a.Actor == "":
 		return RejectedWhat, "two persons must agree, and the request names no actor"
 	case r.TwoMust && a.Actor == j.Candidate.By:
@@ -714,6 +780,7 @@ func (j *job) order(ctx workflow.Context, a ask) (result, text string) {
 		return RejectedWhat, "it is stopped already"
 	case a.Kind == SignalStop:
 		j.Halted, j.Paused = true, false
+		j.stay()
 		if j.Candidate != nil {
 			j.abort(ctx, OutcomeAborted, "the job was stopped"+because(a.Request))
 		}

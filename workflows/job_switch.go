@@ -51,7 +51,10 @@ func (j *job) promote(ctx workflow.Context) error {
 	}
 	in := activities.SwitchInput{Job: j.Job, Version: c.Version, From: c.From, Epoch: j.Epoch, RequestID: fmt.Sprintf("%s/promote/%d", t.RequestID, t.Switches),
 		Actor: c.By, Reason: t.Reason, Freeze: []int{c.Version}}
-	if j.Current != nil {
+	switch {
+	case t.Returns:
+		in.Freeze = nil
+	case j.Current != nil:
 		in.Freeze = append(in.Freeze, j.Current.Version)
 	}
 	var got activities.Switched
@@ -98,6 +101,7 @@ func (j *job) promoted(ctx workflow.Context, epoch uint64) {
 	j.shift(ctx, j.Current)
 	c.Since = now
 	j.Current, j.Candidate, j.Trial = c, nil, nil
+	j.Degraded, j.Why = false, ""
 	text := fmt.Sprintf("version %d is served", c.Version)
 	if j.Previous != nil {
 		text += fmt.Sprintf(" in place of version %d", j.Previous.Version)
@@ -134,6 +138,7 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 	case j.Halted:
 		return refuse("the job is stopped: resume it first (signal resume)")
 	case a.To == j.Current.Version && j.Candidate != nil:
+		j.stay()
 		if err := j.fence(ctx, a); err != nil {
 			return err
 		}
@@ -145,11 +150,12 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 	case j.Candidate != nil && a.To == j.Candidate.Version:
 		return refuse("version %d is being rolled out: promote it instead", a.To)
 	case j.Previous == nil || a.To != j.Previous.Version || !j.RollbackReady || j.Back == nil:
-		return refuse(`version %d does not run any more, and only the version that was served before can come back, within its rollback window: deploy it again, with {"job":%q,"version":%d}`, a.To, j.Job, a.To)
+		return j.bringBack(ctx, a)
 	}
 	if err := j.enter(ctx, RollingBack); err != nil {
 		return err
 	}
+	j.stay()
 	in := activities.SwitchInput{Job: j.Job, Version: a.To, From: j.Back.From, Back: j.Back.Epoch}
 	if j.Candidate != nil && j.Trial.Unsure {
 		in.From = min(in.From, j.Candidate.From)
@@ -173,6 +179,54 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 	j.note(ctx, Decision{Kind: a.Kind, Version: a.To, Result: Done, Text: fmt.Sprintf("version %d is served again in place of version %d", a.To, bad.Version),
 		Reason: a.Reason, Actor: a.Actor, RequestID: a.RequestID, TookMS: workflow.Now(ctx).Sub(a.At).Milliseconds()})
 	return nil
+}
+
+// bringBack begins the rollback to a version that does not run any more: it goes on where its checkpoints are, and is served
+// when it has caught up. Until then what was rolled back from is served.
+func (j *job) bringBack(ctx workflow.Context, a ask) error {
+	if workflow.GetVersion(ctx, "bring back", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		j.settle(ctx, a, a.To, RejectedWhat, fmt.Sprintf("version %d does not run any more", a.To))
+		return nil
+	}
+	var l *activities.Lifecycle
+	var plan activities.Plan
+	f := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), l.RegisterVersion, activities.RegisterInput{Job: j.Job, Version: a.To})
+	if _, err := j.perform(ctx, f, &plan, true); err != nil {
+		if !temporal.IsCanceledError(err) {
+			j.settle(ctx, a, a.To, RejectedWhat, problemOf(ctx, err).Message)
+			return nil
+		}
+		return err
+	}
+	if err := j.fence(ctx, a); err != nil {
+		return err
+	}
+	a.Version, a.Shards, a.SkipCanary = a.To, plan.Shards, true
+	j.Return, j.Degraded = &a, true
+	j.Why = fmt.Sprintf("version %d is served until version %d, which does not run any more, has caught up", j.Current.Version, a.To)
+	if j.Candidate != nil {
+		_, text := j.abort(ctx, OutcomeAborted, "rolled back"+because(a.Request))
+		j.settle(ctx, a, a.To, Accepted, fmt.Sprintf("%s; then version %d is started", text, a.To))
+	}
+	return nil
+}
+
+// stay gives up a rollback to a version that does not run, before it began.
+func (j *job) stay() {
+	if j.Return != nil {
+		j.Return, j.Degraded, j.Why = nil, false, ""
+	}
+}
+
+// returns rolls a version out that a rollback brings back.
+func (j *job) returns(ctx workflow.Context, a ask) {
+	result, text := j.deploy(ctx, a)
+	j.settle(ctx, a, a.To, result, text)
+	if result == RejectedWhat {
+		j.Degraded, j.Why = false, ""
+		return
+	}
+	j.Trial.Returns = true
 }
 
 // force makes a switch whatever the serving map is, and returns the epoch that it had before.
@@ -220,6 +274,12 @@ func (j *job) lose(ctx workflow.Context) {
 	}
 	c.Rollout.Outcome, c.Rollout.Reasons, c.Since = outcome, reasons, workflow.Now(ctx)
 	j.Failed, j.Candidate, j.Trial, j.FrozenUntil, j.Approval = c, nil, nil, nil, ""
+	if t.Retiring { // it is stopped now; look starts it again
+		j.Retiring = append(j.Retiring, *c)
+	}
+	if t.Returns {
+		j.Degraded, j.Why = false, ""
+	}
 	text := fmt.Sprintf("version %d was not promoted", c.Version)
 	for _, r := range reasons {
 		text += "; " + r
@@ -268,6 +328,14 @@ func (j *job) look(ctx workflow.Context) error {
 		s, done, err := j.standing(short, &p)
 		if err != nil || !done {
 			return err
+		}
+		if !s.Settled && s.Phase == Stopped {
+			in := activities.LaunchInput{ID: VersionID(j.Job, p.Version), Type: VersionType, Job: j.Job, Version: p.Version,
+				Input: inputOf(VersionInput{Job: j.Job, Version: p.Version, Shards: p.Shards})}
+			var l *activities.Lifecycle
+			if done, err := j.perform(ctx, workflow.ExecuteActivity(short, l.Launch, in), nil, false); err != nil || !done {
+				return err
+			}
 		}
 		if s.Settled {
 			j.Retiring = slices.DeleteFunc(j.Retiring, func(x Placed) bool { return x.Version == p.Version })

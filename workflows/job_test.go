@@ -40,6 +40,7 @@ type stage struct {
 	trials   []activities.Trial // answers of CompareVersions, the last for ever
 	compared int
 	launched []activities.LaunchInput
+	rebuilt  []activities.RegisterInput // versions 9, 10 …
 }
 
 func newStage(served int) *stage {
@@ -134,8 +135,18 @@ func (s *stage) mount(t *testing.T, env *testsuite.TestWorkflowEnvironment, id s
 		s.compared++
 		return s.trials[min(s.compared, len(s.trials))-1], nil
 	}).Maybe()
-	env.OnActivity("RegisterVersion", mock.Anything, mock.Anything).Return(func(context.Context, activities.RegisterInput) (activities.Plan, error) {
-		return s.plan, nil
+	env.OnActivity("RegisterVersion", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.RegisterInput) (activities.Plan, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if in.Version > 50 {
+			return activities.Plan{}, temporal.NewNonRetryableApplicationError(fmt.Sprintf("read version %d: there is none in the registry", in.Version), activities.User, nil)
+		}
+		p := s.plan
+		if in.Rebuild {
+			s.rebuilt = append(s.rebuilt, in)
+			p.Version = 8 + len(s.rebuilt)
+		}
+		return p, nil
 	}).Maybe()
 	env.OnActivity("Launch", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.LaunchInput) error {
 		s.mu.Lock()
@@ -330,11 +341,9 @@ func TestPromotionAndRollbackWithinTheWindow(t *testing.T) {
 		j.mu.Lock()
 		j.standing.Settled = true
 		j.mu.Unlock()
-		j.SignalWorkflow(SignalRollback, Request{To: 1, RequestID: "late"})
 	})
 	j.after(2*time.Minute, func() {
 		j.expect(Serving, 2)
-		j.last(SignalRollback, RejectedWhat, "deploy it again")
 		if s := j.status(); len(s.Retiring) != 0 || !slices.Contains(j.sent, VersionID("payments", 1)+" "+SignalStop) {
 			t.Errorf("version 1 was not stopped: %+v, %q", s, j.sent)
 		}
@@ -665,6 +674,109 @@ func TestJobContinuesAsNewWithAllItHas(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A version that does not run any more comes back when it has caught up; what was rolled back from is served until then.
+func TestRollbackOutsideTheWindow(t *testing.T) {
+	j := newJobTest(t, 2)
+	frozen := time.Now().Add(1000 * time.Hour)
+	j.frozen, j.plan.Shards = &frozen, 3
+	j.then(func() { j.deploy(3) })
+	j.then(func() { j.SignalWorkflow(SignalRollback, Request{To: 77, RequestID: "unknown"}) })
+	j.then(func() {
+		j.expect(RollingOut, 2)
+		j.last(SignalRollback, RejectedWhat, "none in the registry")
+		j.SignalWorkflow(SignalRollback, Request{To: 1, RequestID: "back", Reason: "bad", Actor: "ann"})
+	})
+	j.then(func() {
+		if s := j.expect(Aborting, 2); !s.Degraded || !strings.Contains(s.Why, "until version 1") || s.Candidate.Version != 3 {
+			t.Errorf("%+v", s)
+		}
+		j.report(3, Ended, func(r *RolloutReport) { r.Outcome = OutcomeAborted })
+	})
+	j.then(func() {
+		if s := j.expect(RollingBack, 2); !s.Degraded || s.Candidate.Version != 1 || s.Candidate.Shards != 3 || s.Failed.Version != 3 {
+			t.Errorf("%+v", s)
+		}
+		j.last(SignalRollback, Accepted, "rollout/payments/1")
+		j.SignalWorkflow(SignalRollback, Request{To: 1, RequestID: "back"}) // once more
+		j.SignalWorkflow(SignalPromote, Request{Actor: "bob"})
+	})
+	j.then(func() {
+		j.last(SignalRollback, RejectedWhat, "decided already")
+		j.report(1, Ready, func(r *RolloutReport) { r.TwoMust = true })
+	})
+	j.then(func() {
+		if s := j.expect(Serving, 1); s.Degraded || s.Why != "" || s.Previous.Version != 2 || !s.RollbackReady {
+			t.Errorf("%+v", s)
+		}
+	})
+	j.run()
+}
+
+// A rollback that waits is given up by one that needs no waiting, and by the end of what was to come back.
+func TestRollbackOutsideTheWindowGivenUp(t *testing.T) {
+	j := newJobTest(t, 2)
+	j.then(func() { j.deploy(3) })
+	j.then(func() { j.SignalWorkflow(SignalRollback, Request{To: 1, RequestID: "back"}) })
+	j.then(func() { j.SignalWorkflow(SignalRollback, Request{To: 2, RequestID: "stay"}) })
+	j.then(func() { j.report(3, Ended, func(r *RolloutReport) { r.Outcome = OutcomeAborted }) })
+	j.then(func() {
+		if s := j.expect(Serving, 2); s.Degraded || s.Candidate != nil {
+			t.Errorf("%+v", s)
+		}
+		j.SignalWorkflow(SignalRollback, Request{To: 1, RequestID: "again"})
+	})
+	j.then(func() { j.expect(RollingBack, 2); j.report(1, Ended, func(r *RolloutReport) { r.Outcome = OutcomeFailed }) })
+	j.then(func() {
+		if s := j.expect(Serving, 2); s.Degraded || s.Failed.Version != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+	j.run()
+}
+
+// The served version is computed anew as another one, with as many shards or with others.
+func TestScaleAndRebuild(t *testing.T) {
+	j := newJobTest(t, 2)
+	j.plan.Shards = 3
+	refused := func(signal string, r Request, text string) {
+		j.then(func() { j.SignalWorkflow(signal, r) })
+		j.then(func() { j.expect(Serving, 2); j.last(signal, RejectedWhat, text) })
+	}
+	refused(SignalScale, Request{}, "shards is not 1 to 256")
+	refused(SignalScale, Request{Shards: 300}, "shards is not 1 to 256")
+	refused(SignalScale, Request{Shards: 3}, "3 shards already")
+	refused(SignalScale, Request{Shards: 4}, "shard_by")
+	j.then(func() {
+		j.mu.Lock()
+		j.plan.Divisible = true
+		j.mu.Unlock()
+		j.SignalWorkflow(SignalScale, Request{Shards: 4, RequestID: "s", Actor: "ann", Reason: "slow"})
+	})
+	j.then(func() {
+		if s := j.expect(RollingOut, 2); s.Candidate.Version != 9 || s.Candidate.Shards != 4 {
+			t.Errorf("%+v", s.Candidate)
+		}
+		want := activities.RegisterInput{Job: "payments", Version: 2, Rebuild: true, Message: "slow", Author: "ann", RequestID: "s"}
+		if !slices.Equal(j.rebuilt, []activities.RegisterInput{want}) {
+			t.Errorf("%+v", j.rebuilt)
+		}
+		j.SignalWorkflow(SignalRebuild, Request{})
+	})
+	j.then(func() {
+		j.last(SignalRebuild, RejectedWhat, "is being rolled out")
+		j.report(9, Ended, func(r *RolloutReport) { r.Outcome = OutcomeFailed })
+	})
+	j.then(func() { j.SignalWorkflow(SignalRebuild, Request{RequestID: "r"}) })
+	j.then(func() {
+		if s := j.expect(RollingOut, 2); s.Candidate.Shards != 3 {
+			t.Errorf("%+v", s.Candidate)
+		}
+		j.report(10, Ready, nil)
+	})
+	j.then(func() { j.expect(Serving, 10) })
+	j.run()
 }
 
 func TestDecisionsAreAudited(t *testing.T) {
