@@ -32,9 +32,10 @@ type PlanInput struct {
 	Range
 	// Publish says that the result is to be served, so that what a live shard can still change is clipped.
 	Publish     bool   `json:"publish"`
-	Parallelism int    `json:"parallelism"`     // slices that run at once
-	Slice       string `json:"slice,omitempty"` // length of a slice; empty: the engine's choice
-	Margin      Margin `json:"margin,omitzero"` // of what is staged beside the range
+	Parallelism int    `json:"parallelism"`       // slices that run at once
+	Slice       string `json:"slice,omitempty"`   // length of a slice; empty: the engine's choice
+	Margin      Margin `json:"margin,omitzero"`   // of what is staged beside the range
+	Rebuild     bool   `json:"rebuild,omitempty"` // nothing that is sealed is no error
 }
 
 // Margin is how far beyond its range a backfill stages sessions, at least. What is served may be linked to them.
@@ -56,7 +57,8 @@ type Planned struct {
 	Bytes  int64 `json:"bytes"`
 	// Sealed says that no live shard can change the range any more: it can be published.
 	Sealed   bool     `json:"sealed"`
-	Clipped  string   `json:"clipped,omitempty"` // why the range is not the one that was asked for
+	Changing bool     `json:"changing,omitempty"` // a live shard can still change the end of what was asked for; without chunks: all of it
+	Clipped  string   `json:"clipped,omitempty"`  // why the range is not the one that was asked for
 	Warnings []string `json:"warnings,omitempty"`
 }
 

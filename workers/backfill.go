@@ -122,6 +122,10 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 	if ask.Through, err = b.ends(ctx, job); err != nil {
 		return p, err
 	}
+	changing := sealed.before != 0 && sealed.before < min(micros(in.To), micros(b.now()))
+	if in.Rebuild && in.Publish && changing && sealed.before <= micros(in.From) {
+		return activities.Planned{Version: version.Number, Range: in.Range, Changing: true}, nil
+	}
 	plan, err := backfill.MakePlan(ctx, ask)
 	if err != nil {
 		return p, err
@@ -129,7 +133,8 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 	p = activities.Planned{
 		Version: plan.Version, Plan: plan.Ref.String() + "/plan.json", Range: rangeOf(plan.Range),
 		Files: int(plan.Totals.Files), Rows: plan.Totals.ReadRows, Bytes: plan.Totals.ReadBytes,
-		Sealed: sealed.before == 0 || plan.Range.To <= sealed.before, Warnings: brief(append(plan.Warnings, plan.Notes...)),
+		Sealed: sealed.before == 0 || plan.Range.To <= sealed.before, Changing: changing,
+		Warnings: brief(append(plan.Warnings, plan.Notes...)),
 	}
 	if plan.Range != plan.Asked {
 		p.Clipped = fmt.Sprintf("%s was asked for, %s is left", plan.Asked, plan.Range)

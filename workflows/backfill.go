@@ -56,6 +56,8 @@ const (
 	Checked   = "checked" // a dry run worked
 	Canceled  = "canceled"
 	Refused   = "refused" // another workflow holds an overlapping range
+	// Rebuilding says that a live shard can still change all of the range, so that the job was asked to compute its version anew.
+	Rebuilding = "rebuilding"
 	// Failed is one too: what was asked for cannot be done.
 )
 
@@ -82,6 +84,7 @@ type Work struct {
 	Slice       string  `json:"slice,omitempty"`       // length of a slice, such as 1h
 	Throttle    int64   `json:"throttle,omitempty"`    // records a second of the whole backfill; 0: as fast as it goes
 	Share       float64 `json:"share,omitempty"`       // of parallelism and of each machine that is left to live jobs; 0 to below 1
+	Rebuild     bool    `json:"rebuild,omitempty"`     // where a live shard can still change the end of the range, have the job compute its version anew
 	RequestID   string  `json:"request_id,omitempty"`  // of publishing; default derived from the run
 	Actor       string  `json:"actor,omitempty"`
 	Reason      string  `json:"reason,omitempty"`
@@ -193,6 +196,9 @@ func (in *BackfillInput) Check(now time.Time) (r activities.Range, err error) {
 	if in.Mode == "" {
 		in.Mode = ModePublish
 	}
+	if in.Rebuild && in.Mode != ModePublish {
+		return r, fmt.Errorf("rebuild changes what is served, and mode %s does not", in.Mode)
+	}
 	if err := in.Work.check(); err != nil {
 		return r, err
 	}
@@ -249,7 +255,8 @@ type BackfillResult struct {
 	Verified  *activities.Verified         `json:"verified,omitempty"`
 	Published *activities.Published        `json:"published,omitempty"`
 	Compared  *activities.BackfillCompared `json:"compared,omitempty"`
-	Repair    string                       `json:"repair,omitempty"` // of Reconcile: what became of the repair that was asked for
+	Repair    string                       `json:"repair,omitempty"`  // of Reconcile: what became of the repair that was asked for
+	Rebuild   string                       `json:"rebuild,omitempty"` // what became of the rebuild that was asked for
 	Warnings  []string                     `json:"warnings,omitempty"`
 }
 
@@ -290,6 +297,7 @@ type keptBackfill struct {
 	Published *activities.Published        `json:"published,omitempty"`
 	Compared  *activities.BackfillCompared `json:"compared,omitempty"`
 	Repair    string                       `json:"repair,omitempty"`
+	Rebuild   string                       `json:"rebuild,omitempty"`
 	Warnings  []string                     `json:"warnings,omitempty"`
 	Ledger    ledger                       `json:"ledger,omitzero"`
 	Rejections
@@ -490,6 +498,7 @@ func (b *backfill) planning(outer, ctx workflow.Context) error {
 	}
 	in := activities.PlanInput{
 		Backfill: b.ref(), Range: b.Range, Publish: b.publish, Parallelism: b.width(), Slice: b.work.Slice, Margin: b.Margin,
+		Rebuild: b.work.Rebuild,
 	}
 	var p activities.Planned
 	var a *activities.Backfills
@@ -499,7 +508,11 @@ func (b *backfill) planning(outer, ctx workflow.Context) error {
 	if b.Outcome != "" || err != nil {
 		return err
 	}
-	b.Plan, b.Warnings, b.Phase = &p, p.Warnings, Running
+	if b.Plan = &p; len(p.Chunks) == 0 && p.Changing {
+		b.decide(ctx, Rebuilding, "", "")
+		return nil
+	}
+	b.Warnings, b.Phase = p.Warnings, Running
 	b.Next = make([]int, len(p.Chunks))
 	return nil
 }
@@ -584,6 +597,9 @@ func (b *backfill) comparing(outer, ctx workflow.Context) error {
 		b.Repair = "not needed: there are no differences"
 	case !b.Plan.Sealed:
 		b.Repair = "not done: a live shard can still change the range; try again once it is sealed"
+		if b.work.Rebuild {
+			b.Repair = "by a rebuild: a live shard can still change the range"
+		}
 	default:
 		b.Phase = Publishing
 		return nil
@@ -696,6 +712,9 @@ func (b *backfill) end(outer, ctx workflow.Context) (BackfillResult, error) {
 	if err := b.enter(ctx, b.Outcome); err != nil {
 		return BackfillResult{}, err
 	}
+	if err := b.rebuild(ctx); err != nil {
+		return BackfillResult{}, err
+	}
 	done := audited{Range: &b.Range, Version: b.ref().Version, Sessions: b.Totals.Sessions, Text: b.Repair}
 	if b.Plan != nil {
 		done.Range = &b.Plan.Range
@@ -712,7 +731,7 @@ func (b *backfill) end(outer, ctx workflow.Context) (BackfillResult, error) {
 	}
 	r := BackfillResult{
 		Outcome: b.Outcome, Job: b.job, Version: b.ref().Version, Range: b.Range, Totals: b.Totals, Verified: b.Verified,
-		Published: b.Published, Compared: b.Compared, Repair: b.Repair, Warnings: b.Warnings,
+		Published: b.Published, Compared: b.Compared, Repair: b.Repair, Rebuild: b.Rebuild, Warnings: b.Warnings,
 	}
 	if b.Plan != nil {
 		r.Range, r.Clipped = b.Plan.Range, b.Plan.Clipped
@@ -721,6 +740,35 @@ func (b *backfill) end(outer, ctx workflow.Context) (BackfillResult, error) {
 		return r, outer.Err()
 	}
 	return r, nil
+}
+
+// rebuild asks the job to compute its version anew where that was wanted and a live shard can still change the end of the range.
+func (b *backfill) rebuild(ctx workflow.Context) error {
+	if !b.work.Rebuild || b.Plan == nil || !b.Plan.Changing {
+		return nil
+	}
+	switch {
+	case b.Outcome == Published || b.Outcome == Rebuilding:
+	case b.Outcome == Compared && b.repair && b.Compared.Differences() > 0:
+	default:
+		return nil
+	}
+	var l *activities.Lifecycle
+	ask := Request{Reason: b.work.Reason, RequestID: "rebuild/" + b.ID, Actor: b.work.Actor}
+	if ask.Reason == "" {
+		ask.Reason = "asked for by " + workflow.GetInfo(ctx).WorkflowExecution.ID
+	}
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), l.Launch, activities.LaunchInput{
+		ID: JobID(b.job), Type: JobType, Job: b.job, Input: inputOf(JobInput{Job: b.job}), Signal: SignalRebuild, Arg: inputOf(ask),
+	}).Get(ctx, nil)
+	if temporal.IsCanceledError(err) {
+		return err
+	}
+	b.Rebuild = fmt.Sprintf("asked of %s as request %s", JobID(b.job), ask.RequestID)
+	if err != nil {
+		b.Rebuild = "could not be asked for: " + problemOf(ctx, err).Message
+	}
+	return nil
 }
 
 // step runs one activity to its end, and again on request where it failed. A plan that asks for what cannot be done is the

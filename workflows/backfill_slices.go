@@ -92,6 +92,7 @@ type Progress struct {
 	Published *activities.Published        `json:"published,omitempty"`
 	Compared  *activities.BackfillCompared `json:"compared,omitempty"`
 	Repair    string                       `json:"repair,omitempty"`
+	Rebuild   string                       `json:"rebuild,omitempty"`
 
 	Failures []SliceState `json:"failures,omitempty"` // slices that have failed, some of them
 	Page     int          `json:"page"`               // that Slices is
@@ -318,7 +319,7 @@ func (b *backfill) progress(ctx workflow.Context, raw converter.RawValue) (Progr
 		Running: len(b.window.running), Failed: len(b.Failed),
 		Rows: b.Totals.Rows, Sessions: b.Totals.Sessions, Rejects: b.Totals.Rejects, Bytes: b.Totals.Bytes,
 		Parallelism: b.width(), Warnings: b.Warnings, Error: b.Error,
-		Verified: b.Verified, Published: b.Published, Compared: b.Compared, Repair: b.Repair,
+		Verified: b.Verified, Published: b.Published, Compared: b.Compared, Repair: b.Repair, Rebuild: b.Rebuild,
 		Failures: b.Failed[:min(len(b.Failed), failuresShown)], Page: page.Page, Slices: []SliceState{}, Rejections: b.Rejections,
 	}
 	if b.Plan == nil {

@@ -56,6 +56,8 @@ type world struct {
 	renewed int
 	audit   []activities.Entry
 	deaf    int // calls of the audit log that fail
+
+	launched []activities.LaunchInput
 }
 
 func newWorld(t *testing.T, chunks ...int) *world {
@@ -171,7 +173,7 @@ func (w *world) environment() *testsuite.TestWorkflowEnvironment {
 	for name, f := range map[string]any{BackfillType: Backfill, ReconcileType: Reconcile} {
 		env.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
-	for _, f := range []any{w.PlanBackfill, w.RunSlice, w.VerifyBackfill, w.PublishBackfill, w.CompareBackfill, w.DropBackfill, w.HoldRange, w.ReleaseRange, w.RecordDecisions} {
+	for _, f := range []any{w.PlanBackfill, w.RunSlice, w.VerifyBackfill, w.PublishBackfill, w.CompareBackfill, w.DropBackfill, w.HoldRange, w.ReleaseRange, w.RecordDecisions, w.Launch} {
 		env.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: methodName(f)})
 	}
 	return env
@@ -382,6 +384,7 @@ func TestInputsThatAreRefused(t *testing.T) {
 		`{"job":"payments","window":"24h","parallelism":1001}`:                           "parallelism",
 		`{"job":"payments","window":"24h","slice":"1s"}`:                                 "slice",
 		`{"job":"payments","window":"24h","throttle":-1}`:                                "throttle",
+		`{"job":"payments","window":"24h","mode":"dry_run","rebuild":true}`:              "rebuild",
 		`{"job":"payments","window":"24h","share":1}`:                                    "share",
 		`{"job":"payments","window":"24h","version":-1}`:                                 "version",
 		`{"job":"payments","window":"24h","reason":"` + strings.Repeat("x", 300) + `"}`:  "reason",
@@ -403,6 +406,7 @@ func TestInputsThatAreRefused(t *testing.T) {
 		`{"job":"payments","day":"2026-11-01","window":"24h"}`:   "excludes",
 		`{"job":"payments","day":"2026-11-01","mode":"publish"}`: "unknown field",
 		`{"job":"payments","day":"2026-11-01","share":-0.1}`:     "share",
+		`{"job":"payments","day":"2026-11-01","rebuild":true}`:   "repair",
 	} {
 		env := newWorld(t, 1).environment()
 		env.ExecuteWorkflow(ReconcileType, rawJSON(input))

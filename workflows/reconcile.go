@@ -41,6 +41,9 @@ func (in *ReconcileInput) Check(now time.Time) (r activities.Range, err error) {
 	if err := in.Work.check(); err != nil {
 		return r, err
 	}
+	if in.Rebuild && !in.Repair {
+		return r, errors.New("rebuild is a repair: set repair too")
+	}
 	if in.Day == "" {
 		return in.Window.resolve(now)
 	}

@@ -67,6 +67,7 @@ func (f *workFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.Slice, "slice", "", "length of a slice (default 1h, or longer where files of the archive are)")
 	c.Flags().Int64Var(&f.Throttle, "throttle", 0, "records a second of the whole backfill (default as fast as it goes)")
 	c.Flags().Float64Var(&f.Share, "share", 0, "what is left to live jobs, of the parallelism and of each machine: 0.5 is half")
+	c.Flags().BoolVar(&f.Rebuild, "rebuild", false, "where the live job can still change the end of the range, have it compute its version anew")
 	c.Flags().StringVar(&f.Reason, "reason", "", "why, for the audit log")
 	c.Flags().StringVar(&f.RequestID, "request-id", "", "id of the request to publish (default derived from the run)")
 }

@@ -164,6 +164,9 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 	if v.Repair != "" {
 		line("repair", "%s", v.Repair)
 	}
+	if v.Rebuild != "" {
+		line("rebuild", "%s", v.Rebuild)
+	}
 	if d := v.Verified; d != nil {
 		line("digest", "%s of %s in the range", d.Digest, count(int(d.Sessions), "session"))
 	}

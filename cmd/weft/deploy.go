@@ -35,7 +35,8 @@ func newDeployCommand() *cobra.Command {
 			"is promoted (with --watch) or the deployment was asked for, 1 where it is not promoted, 2 where the spec is not valid.",
 		Example: "  weft deploy --spec payments.yaml --message 'refunds link for a week' --watch\n" +
 			"  weft deploy --spec payments.yaml --dry-run\n" +
-			"  weft deploy --job payments --version 3 --skip-canary\n\n" +
+			"  weft deploy --job payments --version 3 --skip-canary\n" +
+			"  weft deploy --job payments --rebuild --message 'with what came too late last week'\n\n" +
 			"  # the same by hand, for a version that is registered:\n" +
 			"  tctl workflow start --taskqueue weft --workflow_type Deploy --workflow_id deploy-payments-3 \\\n" +
 			"    --input '{\"job\":\"payments\",\"version\":3}'",
@@ -48,6 +49,7 @@ func newDeployCommand() *cobra.Command {
 	c.Flags().StringVar(&f.message, "message", "", "why there is a new version")
 	c.Flags().IntVar(&f.shards, "shards", 0, "shards of the version (default 1); more need shard_by in the spec")
 	c.Flags().BoolVar(&f.skip, "skip-canary", false, "promote as soon as it has caught up, without steps and gates")
+	c.Flags().BoolVar(&f.rebuild, "rebuild", false, "compute the served version of --job, or its --version, anew as another one, without a canary")
 	c.Flags().BoolVar(&f.dry, "dry-run", false, "say what would happen, and register nothing")
 	c.Flags().BoolVar(&f.watch, "watch", false, "wait for the outcome")
 	c.Flags().StringVar(&f.request, "request-id", "", "the same request again is the same deployment")
@@ -59,18 +61,21 @@ func newDeployCommand() *cobra.Command {
 type deployFlags struct {
 	spec, job, message, request string
 	version, shards             int
-	skip, dry, watch, json      bool
+	skip, rebuild               bool
+	dry, watch, json            bool
 	at                          stack.Addresses
 }
 
 func (f *deployFlags) run(c *cobra.Command) error {
 	var err error
 	switch {
-	case (f.spec == "") == (f.version == 0):
-		err = errors.New("expected --spec, or --job and --version")
-	case f.version != 0 && (f.version < 0 || !jobName.MatchString(f.job)):
+	case f.rebuild && (f.spec != "" || f.job == ""):
+		err = errors.New("--rebuild needs the name of a --job, and takes no --spec")
+	case (f.spec == "") == (f.version == 0 && !f.rebuild):
+		err = errors.New("expected --spec, or --job with --version or --rebuild")
+	case f.spec == "" && (f.version < 0 || !jobName.MatchString(f.job)):
 		err = errors.New("--version is 1 or more, and needs the name of its --job")
-	case f.version == 0 && f.job != "":
+	case f.spec != "" && f.job != "":
 		err = errors.New("--job belongs to --version: a spec names its job")
 	case f.shards < 0:
 		err = fmt.Errorf("--shards %d: expected 1 or more", f.shards)
@@ -79,7 +84,7 @@ func (f *deployFlags) run(c *cobra.Command) error {
 		return &exitError{exitUsage, err}
 	}
 	in := workflows.DeployInput{Job: f.job, Version: f.version, Message: f.message, Author: author(), RequestID: f.request, DryRun: f.dry,
-		SkipCanary: f.skip, Shards: f.shards}
+		SkipCanary: f.skip, Rebuild: f.rebuild, Shards: f.shards}
 	need := []stack.Server{stack.Temporal}
 	var checked checkResult
 	if f.spec != "" {

@@ -40,7 +40,13 @@ func newJobCommand() *cobra.Command {
 		newJobRequestCommand(workflows.SignalAbort, "Give the candidate of a job up",
 			"It is stopped; its results and the reasons are kept."),
 		newJobRequestCommand(workflows.SignalRollback, "Serve the version again that a job served before",
-			"It takes one switch while the rollback window of the spec lasts, and gives up what is being rolled out."),
+			"It takes one switch while the rollback window of the spec lasts, and gives up what is being rolled out. Any other\n"+
+				"version is started again first, and served once it has caught up: weft job show says degraded until then."),
+		newJobRequestCommand(workflows.SignalRebuild, "Compute the served version of a job anew, and serve that",
+			"It is rolled out as another version of the same spec, without a canary. What came too late is in time then."),
+		newJobRequestCommand(workflows.SignalScale, "Run a job with another number of shards",
+			"The number is fixed when a version starts, so the served one is computed anew as another version, and served once it\n"+
+				"has caught up. More than one shard needs shard_by in the spec."),
 		newJobOrderCommand(workflows.SignalStop, "End a job: its shards save a last checkpoint, and its publisher ends",
 			"The results stay and can be read. Archivers go on, since a topic may have other readers;\n"+
 				"`tctl workflow signal -w archive/TOPIC -n stop` ends one."),

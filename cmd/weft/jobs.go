@@ -148,7 +148,9 @@ func printJob(w io.Writer, s *workflows.JobStatus) error {
 			b.WriteString("\n")
 		}
 	}
-	place("serves", s.Current)
+	if place("serves", s.Current); s.Degraded {
+		fmt.Fprintf(&b, "  degraded: %s\n", s.Why)
+	}
 	if place("candidate", s.Candidate); s.Candidate != nil {
 		fmt.Fprintf(&b, "  %s\n", rolloutLine(s))
 		if r := s.Candidate.Rollout; r != nil && r.Trial != nil {
@@ -290,6 +292,10 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 		use, example = use+" --to N", example+" --to 1 --reason 'refunds are counted twice'"
 		body = `{"to":1,"reason":"…","request_id":"…","actor":"…"}`
 	}
+	if signal == workflows.SignalScale {
+		use, example = use+" --shards N", example+" --shards 4 --reason 'a week of lag'"
+		body = `{"shards":4,"reason":"…","request_id":"…","actor":"…"}`
+	}
 	c := &cobra.Command{
 		Use:     use,
 		Short:   short,
@@ -299,6 +305,9 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 		RunE: func(c *cobra.Command, args []string) error {
 			if signal == workflows.SignalRollback && r.To < 1 {
 				return &exitError{exitUsage, errors.New("--to names the version to serve: 1 or more")}
+			}
+			if signal == workflows.SignalScale && r.Shards < 1 {
+				return &exitError{exitUsage, errors.New("--shards is the number of shards: 1 or more")}
 			}
 			if r.RequestID == "" {
 				r.RequestID = signal + "/" + strconv.FormatInt(time.Now().UnixNano(), 36)
@@ -333,6 +342,9 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 	}
 	if signal == workflows.SignalRollback {
 		c.Flags().IntVar(&r.To, "to", 0, "version to serve")
+	}
+	if signal == workflows.SignalScale {
+		c.Flags().IntVar(&r.Shards, "shards", 0, "number of shards")
 	}
 	c.Flags().StringVar(&r.Reason, "reason", "", "why, for the history")
 	c.Flags().StringVar(&r.RequestID, "request-id", "", "the same request again is decided once (default a new id)")
