@@ -727,7 +727,10 @@ func TestRollbackOutsideTheWindowGivenUp(t *testing.T) {
 		}
 		j.SignalWorkflow(SignalRollback, Request{To: 1, RequestID: "again"})
 	})
-	j.then(func() { j.expect(RollingBack, 2); j.report(1, Ended, func(r *RolloutReport) { r.Outcome = OutcomeFailed }) })
+	j.then(func() {
+		j.expect(RollingBack, 2)
+		j.report(1, Ended, func(r *RolloutReport) { r.Outcome = OutcomeFailed })
+	})
 	j.then(func() {
 		if s := j.expect(Serving, 2); s.Degraded || s.Failed.Version != 1 {
 			t.Errorf("%+v", s)

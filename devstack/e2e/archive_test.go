@@ -67,6 +67,12 @@ func TestArchiveEqualsFiles(t *testing.T) {
 // archiveAll archives all topics of a job until nothing is left, or until each has some.
 func archiveAll(t *testing.T, ctx context.Context, env *workers.Env, spec *jobspec.Spec, fileBytes int64, early bool) {
 	t.Helper()
+	archiveAllOf(t, ctx, env, spec, fileBytes, early, 3)
+}
+
+// archiveAllOf archives topics of so many partitions.
+func archiveAllOf(t *testing.T, ctx context.Context, env *workers.Env, spec *jobspec.Spec, fileBytes int64, early bool, partitions int) {
+	t.Helper()
 	var runs sync.WaitGroup
 	for _, source := range spec.Sources {
 		runs.Go(func() {
@@ -76,7 +82,7 @@ func archiveAll(t *testing.T, ctx context.Context, env *workers.Env, spec *jobsp
 				Configure: func(c *archiver.Config) { c.FileBytes, c.FetchBytes, c.FileAge = fileBytes, 16<<10, 2*time.Second },
 				Observe: func(s archiver.Status) {
 					unseen := slices.ContainsFunc(s.Partitions, func(p archiver.PartitionStatus) bool { return p.End == 0 })
-					if s.Lag() == 0 && len(s.Partitions) == 3 && !unseen || early && s.Partitions[0].Manifests > 0 {
+					if s.Lag() == 0 && len(s.Partitions) == partitions && !unseen || early && s.Partitions[0].Manifests > 0 {
 						stop()
 					}
 				}}
