@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
 )
 
@@ -26,14 +27,14 @@ type Floor struct {
 }
 
 // past holds the watermark of a partition back while its past is read: at the earliest event that is still to come. So what
-// came too late when it happened is in time now, and a version that starts today has the results of a backfill. It is not
-// held back by more than an event can be late and still change a session of those that are kept, so that one wrong clock
-// does not keep all state open.
+// came too late when it happened is in time now, and a version that starts today has the results of a backfill. It is held
+// back by no more than a session reaches, so that one wrong clock does not keep all state open: an event that is older still
+// lies where no live shard can change anything, and a backfill publishes it.
 type past struct {
-	end       int64 // offset
-	floors    []Floor
-	most      event.Micros // to where the events read so far would move the watermark
-	retention event.Micros
+	end    int64 // offset
+	floors []Floor
+	most   event.Micros // to where the events read so far would move the watermark
+	reach  event.Micros
 }
 
 // pastState is what a manifest says of a past that is being read.
@@ -60,7 +61,9 @@ func (c *Config) openPast(ctx context.Context, p Partition, state *partitionStat
 	if c.Past == nil || state != nil && state.Past == nil {
 		return nil, nil
 	}
-	h := &past{most: event.MinTime, retention: event.Micros(c.Job.Spec.Session.Retention.Microseconds())}
+	cfg := c.Job.Config
+	cfg.Range = correlate.Range{From: 0, To: 1}
+	h := &past{most: event.MinTime, reach: -cfg.Near().From}
 	var err error
 	if state != nil {
 		h.end, h.most = state.Past.End, event.Micros(state.Past.Most)
@@ -89,7 +92,7 @@ func (h *past) hold(next int64, newest event.Micros) event.Micros {
 	if len(h.floors) == 0 || h.most == event.MinTime {
 		return h.most
 	}
-	return min(h.most, max(h.floors[0].Time, h.most-h.retention))
+	return min(h.most, max(h.floors[0].Time, h.most-h.reach))
 }
 
 // state returns what a manifest is to say; nil: the past is over.

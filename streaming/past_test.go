@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,8 +77,7 @@ func TestPast(t *testing.T) {
 }
 
 func playPast(t *testing.T, seed uint64, known bool) {
-	// What is late by more than that is late when it happens; of the past, by twice as much.
-	job := compiled(t, strings.Replace(testSpec, "retention: 30s", "retention: 200s", 1))
+	job := testJob(t)
 	w, partitions := newWorld(t), testPartitions()
 	w.produce(rand.New(rand.NewPCG(seed, 4)), partitions, 1500, 20*time.Minute)
 	a := annalsOf(t, w, job, partitions, 7+int(seed)*5)
