@@ -140,6 +140,9 @@ func (s *Store) dropGeneration(ctx context.Context, job string, generation int64
 			return ErrServed
 		}
 		done = g.State == Dropped
+		if _, err := tx.ExecContext(ctx, `UPDATE serving_canary SET weight = 0 WHERE generation = $1`, generation); err != nil {
+			return err
+		}
 		return errors.Join(s.move(ctx, tx, generation, Creating, Dropping), s.move(ctx, tx, generation, Ready, Dropping))
 	})
 	if err != nil || done {

@@ -157,14 +157,14 @@ func TestSwitch(t *testing.T) {
 		all := []Assignment{{event.MinTime, event.MaxTime, a}}
 		first := SwitchRequest{Job: job, RequestID: "first", Assignments: all, Actor: "ann", Reason: "start"}
 		m1 := get(f.Switch(t.Context(), first))(t)
-		equal(t, m1, Map{1, all})
+		equal(t, m1, Map{Epoch: 1, Ranges: all})
 		promote := SwitchRequest{Job: job, RequestID: "promote", ExpectedEpoch: 1, Assignments: []Assignment{{100, event.MaxTime, b}}}
 		m2 := get(f.Switch(t.Context(), promote))(t)
-		equal(t, m2, Map{2, []Assignment{{event.MinTime, 100, a}, {100, event.MaxTime, b}}})
+		equal(t, m2, Map{Epoch: 2, Ranges: []Assignment{{event.MinTime, 100, a}, {100, event.MaxTime, b}}})
 		stale := SwitchRequest{Job: job, RequestID: "stale", ExpectedEpoch: 1, Assignments: all}
 		fails(t, second(f.Switch(t.Context(), stale)), ErrStale, User)
 		back := get(f.Switch(t.Context(), SwitchRequest{Job: job, RequestID: "back", ExpectedEpoch: 2, Assignments: all}))(t)
-		equal(t, back, Map{3, all})
+		equal(t, back, Map{Epoch: 3, Ranges: all})
 
 		// The promote was answered too late for its caller: the retry gets its answer and undoes nothing.
 		equal(t, get(f.Switch(t.Context(), promote))(t), m2)

@@ -41,6 +41,8 @@ type Cursor string
 type Result[T any] struct {
 	Items []T
 	Next  Cursor // empty: there is no more
+	// Canary answered, beside what is served; nil: none did.
+	Canary *Canary
 }
 
 func cursorOf(b []byte) Cursor { return Cursor(base64.RawURLEncoding.EncodeToString(b)) }

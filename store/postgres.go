@@ -124,7 +124,7 @@ func (p *postgresStore) migrate(ctx context.Context) error {
 		}
 	}
 	return migrate(ctx, goose.DialectPostgres, p.db, []string{schemaText("catalog") + schemaText("append_only_postgres"),
-		schemaText("data", "{partition}", "PARTITION BY LIST (generation)"), schemaText("progress")}, goose.WithSessionLocker(locker))
+		schemaText("data", "{partition}", "PARTITION BY LIST (generation)"), schemaText("progress"), schemaText("canary")}, goose.WithSessionLocker(locker))
 }
 
 func (p *postgresStore) catalog(ctx context.Context, fn func(*sql.Tx) error) error {

@@ -137,26 +137,32 @@ func TestNames(t *testing.T) {
 	})
 }
 
-// TestUpgrade opens a store as the release before left it: without progress.
+// TestUpgrade opens a store as earlier releases left it: without progress, and without canaries.
 func TestUpgrade(t *testing.T) {
 	backends(t, func(t *testing.T, dsn string) {
 		f := newFixture(t, dsn)
 		f.write(f.owner, Batch{Sessions: []Session{session(1, 1)}})
 		must(t, f.Close())
-		driver, address, migrations := "pgx", dsn, 2
+		undo := func(driver, address string, migrations int, tables ...string) {
+			db := get(sql.Open(driver, address))(t)
+			prefix := map[string]string{"pgx": "weft.", "sqlite": ""}[driver]
+			for _, table := range tables {
+				must(t, second(db.ExecContext(t.Context(), "DROP TABLE "+prefix+table)))
+			}
+			must(t, second(db.ExecContext(t.Context(), fmt.Sprintf("DELETE FROM "+prefix+"goose_db_version WHERE version_id > %d", migrations))))
+			must(t, db.Close())
+		}
 		if dir, ok := strings.CutPrefix(dsn, "sqlite:"); ok {
-			driver, address, migrations = "sqlite", filepath.Join(dir, "generations", fmt.Sprint(f.owner.Generation)+".db"), 1
+			undo("sqlite", filepath.Join(dir, "generations", fmt.Sprint(f.owner.Generation)+".db"), 1, "shard_progress")
+			undo("sqlite", filepath.Join(dir, "catalog.db"), 1, "serving_canary")
+		} else {
+			undo("pgx", dsn, 2, "shard_progress", "serving_canary")
 		}
-		db := get(sql.Open(driver, address))(t)
-		prefix := map[string]string{"pgx": "weft.", "sqlite": ""}[driver]
-		for _, statement := range []string{"DROP TABLE " + prefix + "shard_progress",
-			fmt.Sprintf("DELETE FROM "+prefix+"goose_db_version WHERE version_id > %d", migrations)} {
-			must(t, second(db.ExecContext(t.Context(), statement)))
-		}
-		must(t, db.Close())
 
 		f.Store = open(t, dsn)
 		equal(t, f.sessions(SessionQuery{Open: true}), []int{1})
+		f.serve(f.owner.Generation)
+		equal(t, len(get(f.Sessions(t.Context(), SessionQuery{Scope: Scope{Job: job}, User: []byte("u1")}))(t).Items), 1)
 		f.mark(f.owner, Mark{Seq: 2, Watermark: 50})
 		equal(t, f.sessions(SessionQuery{Open: true}), nil)
 	})

@@ -38,6 +38,7 @@ type SwitchRequest struct {
 type Map struct {
 	Epoch  uint64       `json:"epoch"`
 	Ranges []Assignment `json:"ranges"`
+	Canary *Canary      `json:"canary,omitempty"` // nil: none
 }
 
 // Switch replaces a part of the serving map in one step. It fails with ErrStale, and changes nothing, where the map is not
@@ -221,6 +222,9 @@ func readMap(ctx context.Context, tx *sql.Tx, job string) (m Map, err error) {
 	}
 	if err == nil {
 		m.Ranges, err = readRanges(ctx, tx, job)
+	}
+	if err == nil {
+		m.Canary, err = readCanary(ctx, tx, job, m.Epoch)
 	}
 	return m, err
 }

@@ -115,6 +115,7 @@ func (s *Store) sessions(ctx context.Context, q SessionQuery) (r Result[Row], er
 	from, to := span(q.From, q.To)
 	err = s.read(ctx, q.Scope, func(v *view) error {
 		list := &rowList{limit: limit}
+		list.Canary = v.lead(&q)
 		err := v.newestFirst(from, to, func(a Assignment) (bool, error) {
 			if after.time < a.From {
 				return true, nil // the pages before were there

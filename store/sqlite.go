@@ -81,7 +81,7 @@ func (f *sqliteFile) close() error { return errors.Join(f.w.Close(), f.r.Close()
 
 func (s *sqliteStore) migrate(ctx context.Context) error {
 	return s.alone(ctx, func() error {
-		return migrate(ctx, goose.DialectSQLite3, s.main.w, []string{schemaText("catalog") + schemaText("append_only_sqlite")})
+		return migrate(ctx, goose.DialectSQLite3, s.main.w, []string{schemaText("catalog") + schemaText("append_only_sqlite"), schemaText("canary")})
 	})
 }
 
