@@ -30,6 +30,8 @@ type RegisterInput struct {
 	DryRun    bool   `json:"dry_run,omitempty"` // registers nothing
 	// Rebuild registers the version of that number again, or the served one where it is 0.
 	Rebuild bool `json:"rebuild,omitempty"`
+	// Served refuses a version that never served the newest sessions: a rollback asks nobody to agree, and judges by no gate.
+	Served bool `json:"served,omitempty"`
 }
 
 // Plan is what the deployment of a version does.
@@ -110,6 +112,18 @@ type Switched struct {
 	Frozen *time.Time `json:"frozen,omitempty"`
 }
 
+// CanaryInput asks that a share of the users is led to a candidate.
+type CanaryInput struct {
+	Job     string `json:"job"`
+	Version int    `json:"version"` // the candidate
+	Current int    `json:"current"` // beside which it stands
+	From    int64  `json:"from_us"` // it has all sessions that start from here on
+	Weight  int    `json:"weight"`  // percent of the users; 0 ends it
+	At      int64  `json:"at_us"`   // orders requests: an earlier one than the last changes nothing
+	Actor   string `json:"actor,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+}
+
 // StandingInput asks how a candidate stands to the version that is served.
 type StandingInput struct {
 	Job      string `json:"job"`
@@ -138,6 +152,7 @@ type Stage interface {
 	Survey(ctx context.Context, job string) (Surveyed, error)
 	// Switch may be repeated: what was done is not done again.
 	Switch(ctx context.Context, in SwitchInput) (Switched, error)
+	Canary(ctx context.Context, in CanaryInput) error
 	Standing(ctx context.Context, in StandingInput) (Standing, error)
 	Compare(ctx context.Context, in TrialInput, progress func()) (Trial, error)
 	Record(ctx context.Context, job string, entries []Entry) error
@@ -182,6 +197,14 @@ func (l *Lifecycle) SwitchVersion(ctx context.Context, in SwitchInput) (Switched
 		return Switched{}, l.Host.failure(fmt.Errorf("serve version %d of %s: %w", in.Version, in.Job, err))
 	}
 	return s, nil
+}
+
+// SetCanary leads a share of the users to a candidate.
+func (l *Lifecycle) SetCanary(ctx context.Context, in CanaryInput) error {
+	if err := l.Stage.Canary(ctx, in); err != nil {
+		return l.Host.failure(fmt.Errorf("lead %d%% of the users of %s to version %d: %w", in.Weight, in.Job, in.Version, err))
+	}
+	return nil
 }
 
 // CompareStanding tells how far a version is, beside the one that is served.

@@ -378,6 +378,9 @@ func (b *builder) canary() {
 		return
 	}
 	c := &Canary{By: b.fieldName(v.get("by"))}
+	if by := v.get("by"); by != nil && b.fields.has(by.text) && by.text != b.spec.User && !b.root.broken("user") {
+		b.add(by.pos, by.path, "leave it out, or make it the job's user field", "questions are about users: they cannot be divided by %s", c.By)
+	}
 	if v.get("by") == nil {
 		if c.By = b.spec.User; c.By == "" && !b.root.broken("user") && !v.broken("by") {
 			b.add(v.at, v.path, "set by, or the job's user field", "a canary needs a field to divide by")

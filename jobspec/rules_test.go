@@ -174,6 +174,7 @@ func TestRules(t *testing.T) {
 		{"freeze of nothing", "", "freeze: ['Fri 18:00-Fri 18:00 UTC']\n", `31:10: freeze[0]: a range from a moment to the same moment is empty`},
 		{"approval", "", "approval: three\n", `31:11: approval: unknown value "three" (valid names are none, two_person)`},
 		{"canary without a field", "user: user\n", "", `27:1: canary: a canary needs a field to divide by (set by, or the job's user field)`},
+		{"canary by another field than the user", "canary:\n", "canary:\n  by: game\n", `29:7: canary.by: questions are about users: they cannot be divided by game (leave it out, or make it the job's user field)`},
 		{"canary by an unknown field", "canary:\n", "canary:\n  by: usr\n", `29:7: canary.by: no source declares the field "usr" (did you mean "user"?)`},
 		{"weights must increase", "weight: 50", "weight: 5", `29:44: canary.steps[1].weight: weights must increase: expected more than 5, got 5`},
 		{"weight outside", "weight: 50", "weight: 101", `29:44: canary.steps[1].weight: expected 1 to 100, got "101"`},

@@ -234,7 +234,7 @@ func reportShape() *shape {
 func canaryShape() *shape {
 	share := func(doc string) *shape { return formed(doc, shareForm) }
 	return object("How a new version is tried before it is promoted.",
-		may("by", name("Field whose values are divided between the versions; default the user field.")),
+		may("by", name("Field whose values are divided between the versions: the user field, which is the default.")),
 		must("steps", list("Steps with increasing weight.", 1, 20, object("One step.",
 			must("weight", integer("Percent of the queries that the new version answers.", 1, 100)),
 			must("hold", duration("How long at least.", 0, 30*day))))),

@@ -41,7 +41,7 @@ func (s *Stage) now() time.Time {
 func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
 	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions}, Starter: c.Temporal}
 	for name, f := range map[string]any{
-		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "CompareStanding": l.CompareStanding,
+		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "SetCanary": l.SetCanary, "CompareStanding": l.CompareStanding,
 		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch,
 	} {
 		w.RegisterActivityWithOptions(f, named(name))
@@ -56,6 +56,11 @@ func (s *Stage) Register(ctx context.Context, in activities.RegisterInput) (p ac
 	v, err := s.version(ctx, in)
 	if err != nil {
 		return p, err
+	}
+	if in.Served {
+		if err := s.wasServed(ctx, in.Job, in.Version); err != nil {
+			return p, err
+		}
 	}
 	spec, err := v.Parse()
 	if err != nil {
@@ -218,7 +223,7 @@ func phasesOf(p *activities.Plan, rebuild bool) (list []string) {
 		gates = "no gate: the spec has none"
 	}
 	for i, s := range p.Steps {
-		add("step %d of %d (weight %d%%): hold for %s, compare what both versions decided, judge by %s", i+1, len(p.Steps), s.Weight,
+		add("step %d of %d (weight %d%%): hold for %s while it answers for that share of the users, compare what both versions decided, judge by %s", i+1, len(p.Steps), s.Weight,
 			time.Duration(s.HoldMS)*time.Millisecond, gates)
 	}
 	if len(p.Steps) == 0 && rebuild {
@@ -346,6 +351,35 @@ func (s *Stage) keptMap(ctx context.Context, job string, epoch uint64) (m store.
 		return m, fmt.Errorf("read what %s served before: the object %s is damaged: %w", job, mapKey(job, epoch), err)
 	}
 	return m, nil
+}
+
+// wasServed looks for a version in the maps that were switched away from, the newest first.
+func (s *Stage) wasServed(ctx context.Context, job string, version int) error {
+	generation, err := s.Versions.generation(ctx, job, version)
+	if err != nil {
+		return err
+	}
+	var keys []string
+	for info, err := range s.Versions.Env.Objects.List(ctx, fmt.Sprintf("serving/%s/", job), "") {
+		if err != nil {
+			return err
+		}
+		keys = append(keys, info.Key)
+	}
+	for _, key := range slices.Backward(keys) {
+		data, _, err := s.Versions.Env.Objects.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		var m store.Map
+		if err := json.Unmarshal(data, &m); err != nil {
+			return fmt.Errorf("read what %s served before: the object %s is damaged: %w", job, key, err)
+		}
+		if slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.To == event.MaxTime && a.Generation == generation }) {
+			return nil
+		}
+	}
+	return userError("version %d of %s was never served, so there is no way back to it: deploy it", version, job)
 }
 
 // clipped returns what a map says from a start on, gaps included.

@@ -190,7 +190,7 @@ func (j *job) bringBack(ctx workflow.Context, a ask) error {
 	}
 	var l *activities.Lifecycle
 	var plan activities.Plan
-	f := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), l.RegisterVersion, activities.RegisterInput{Job: j.Job, Version: a.To})
+	f := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), l.RegisterVersion, activities.RegisterInput{Job: j.Job, Version: a.To, Served: true})
 	if _, err := j.perform(ctx, f, &plan, true); err != nil {
 		if !temporal.IsCanceledError(err) {
 			j.settle(ctx, a, a.To, RejectedWhat, problemOf(ctx, err).Message)
@@ -307,6 +307,13 @@ func (j *job) look(ctx workflow.Context) error {
 			}
 			r.Final, r.Phase, r.Outcome, r.Reasons = true, Failed, OutcomeFailed, []string{"its workflow was ended from outside"}
 			c.Rollout = r
+			if r.Weight > 0 {
+				var l *activities.Lifecycle
+				in := activities.CanaryInput{Job: j.Job, Version: c.Version, At: workflow.Now(ctx).UnixMicro(), Actor: "weft", Reason: r.Reasons[0]}
+				if _, err := j.perform(ctx, workflow.ExecuteActivity(short, l.SetCanary, in), nil, true); err != nil && temporal.IsCanceledError(err) {
+					return err
+				}
+			}
 			j.send(ctx, VersionID(j.Job, c.Version), SignalStop, Order{Reason: r.Reasons[0]})
 		}
 	}

@@ -39,6 +39,7 @@ type stage struct {
 	standing activities.Standing
 	trials   []activities.Trial // answers of CompareVersions, the last for ever
 	compared int
+	canaries []activities.CanaryInput
 	launched []activities.LaunchInput
 	rebuilt  []activities.RegisterInput // versions 9, 10 …
 }
@@ -83,7 +84,7 @@ func (s *stage) mount(t *testing.T, env *testsuite.TestWorkflowEnvironment, id s
 	}
 	var l activities.Lifecycle
 	for name, f := range map[string]any{"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion,
-		"CompareStanding": l.CompareStanding, "CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch} {
+		"CompareStanding": l.CompareStanding, "CompareVersions": l.CompareVersions, "SetCanary": l.SetCanary, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch} {
 		env.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
 	}
 	env.OnActivity("Survey", mock.Anything, mock.Anything).Return(func(context.Context, activities.SurveyInput) (activities.Surveyed, error) {
@@ -134,6 +135,15 @@ func (s *stage) mount(t *testing.T, env *testsuite.TestWorkflowEnvironment, id s
 		defer s.mu.Unlock()
 		s.compared++
 		return s.trials[min(s.compared, len(s.trials))-1], nil
+	}).Maybe()
+	env.OnActivity("SetCanary", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.CanaryInput) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if n := len(s.canaries); n > 0 && in.At < s.canaries[n-1].At {
+			t.Errorf("the canary %+v comes after %+v", in, s.canaries[n-1])
+		}
+		s.canaries = append(s.canaries, in)
+		return nil
 	}).Maybe()
 	env.OnActivity("RegisterVersion", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.RegisterInput) (activities.Plan, error) {
 		s.mu.Lock()

@@ -67,7 +67,7 @@ type RolloutReport struct {
 	Planned  bool              `json:"planned"`
 	Step     int               `json:"step,omitempty"` // of the canary, from 1
 	Steps    int               `json:"steps"`
-	Weight   int               `json:"weight,omitempty"` // of the step, in percent. Readers do not heed it yet: the candidate stays a shadow
+	Weight   int               `json:"weight,omitempty"` // percent of the users whose questions the candidate answers
 	Until    *time.Time        `json:"until,omitempty"`  // the end of the step
 	Behind   int64             `json:"behind"`           // records until where the served version was when the rollout began
 	LagMS    int64             `json:"lag_ms"`
@@ -101,6 +101,7 @@ type keptRollout struct {
 	Forced     bool             `json:"forced,omitempty"` // a person wants it promoted without the rest of the canary
 	LeftMS     int64            `json:"left_ms"`          // of the step
 	Looks      int              `json:"looks,omitempty"`  // comparisons so far
+	Leads      bool             `json:"leads,omitempty"`  // users may be led to the candidate
 }
 
 // UnmarshalJSON passes over keys that it does not know: a newer engine may have written them before a rollback.
@@ -205,6 +206,13 @@ func (r *rollout) run(outer, ctx workflow.Context) error {
 
 // end stops a candidate that was not promoted, and tells Job. Its results and the reasons are kept.
 func (r *rollout) end(ctx workflow.Context) error {
+	if r.Leads && r.Outcome != OutcomePromoted {
+		var l *activities.Lifecycle
+		if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, leaseOptions()), l.SetCanary, r.canary(ctx, 0)).Get(ctx, nil); err != nil {
+			r.Reasons = append(r.Reasons, "users may still be led to it until the next switch: "+problemOf(ctx, err).Message)
+		}
+		r.Weight, r.Leads = 0, false
+	}
 	if r.Outcome != OutcomePromoted && r.in.Current != r.in.Version {
 		// It may not have been started, or have ended.
 		_ = workflow.SignalExternalWorkflow(ctx, VersionID(r.in.Job, r.in.Version), "", SignalStop, Order{Reason: "it was not promoted"}).Get(ctx, nil)
@@ -410,6 +418,9 @@ func (r *rollout) hold(outer, ctx workflow.Context) error {
 		if err := r.enter(ctx, Canary); err != nil {
 			return err
 		}
+		if err := r.lead(outer, ctx); err != nil {
+			return err
+		}
 		nap := min(part, left)
 		err := r.sleep(outer, ctx, nap, func() bool { return r.Paused || r.Forced })
 		r.LeftMS = max(0, r.LeftMS-workflow.Now(ctx).Sub(began).Milliseconds())
@@ -442,6 +453,21 @@ func (r *rollout) hold(outer, ctx workflow.Context) error {
 	}
 	r.step(r.Step + 1)
 	return nil
+}
+
+// lead leads users to the candidate as the step says, again where a switch has ended that: a backfill may publish meanwhile.
+func (r *rollout) lead(outer, ctx workflow.Context) error {
+	if workflow.GetVersion(ctx, "canary", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return nil
+	}
+	r.Leads = true
+	var l *activities.Lifecycle
+	return r.ask(outer, ctx, shortOptions(), l.SetCanary, r.canary(ctx, r.Weight), nil)
+}
+
+func (r *rollout) canary(ctx workflow.Context, weight int) activities.CanaryInput {
+	return activities.CanaryInput{Job: r.in.Job, Version: r.in.Version, Current: r.in.Current, From: r.From, Weight: weight,
+		At: workflow.Now(ctx).UnixMicro(), Actor: "weft", Reason: RolloutID(r.in.Job, r.in.Version)}
 }
 
 // inconclusive compares again for a while, and then waits for a person.

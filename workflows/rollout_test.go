@@ -3,6 +3,7 @@ package workflows
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -98,6 +99,9 @@ func (r *rolloutTest) run(in RolloutInput, outcome, reason string) {
 	if stopped == (outcome == OutcomePromoted) {
 		r.Errorf("promoted, and the version stopped: %t, %q", stopped, r.sent)
 	}
+	if n := len(r.canaries); n > 0 && (r.canaries[n-1].Weight == 0) == (outcome == OutcomePromoted) {
+		r.Errorf("%s, and the last canary is %+v", outcome, r.canaries[n-1])
+	}
 	if told := len(r.reports) > 0 && r.reports[len(r.reports)-1].Final; told == (outcome == OutcomePromoted) {
 		r.Errorf("Job was told the end: %t", told)
 	}
@@ -128,6 +132,16 @@ func TestRolloutPassesItsSteps(t *testing.T) {
 	if r.compared != 8 {
 		t.Errorf("%d comparisons", r.compared)
 	}
+	weights := map[int]bool{}
+	for _, c := range r.canaries {
+		weights[c.Weight] = true
+		if c.Version != 2 || c.Current != 1 || c.From != 7 {
+			t.Errorf("%+v", c)
+		}
+	}
+	if !maps.Equal(weights, map[int]bool{5: true, 50: true}) {
+		t.Errorf("weights %v", weights)
+	}
 }
 
 func TestRolloutWaitsUntilItHasCaughtUp(t *testing.T) {
@@ -148,8 +162,8 @@ func TestGateThatFailsEndsTheRolloutAtOnce(t *testing.T) {
 	r := newRolloutTest(t, activities.GatesFail)
 	r.at(2*time.Minute, func() { r.expect(Canary, 1) })
 	r.run(rolloutInput(), OutcomeFailed, "match_rate is 0.5, wanted >= 0.9")
-	if r.compared != 1 {
-		t.Errorf("%d comparisons", r.compared)
+	if r.compared != 1 || len(r.canaries) != 2 {
+		t.Errorf("%d comparisons, canaries %+v", r.compared, r.canaries)
 	}
 }
 

@@ -91,7 +91,8 @@ func (f *queryFlags) completion(ofJob bool, names func(context.Context, *reader)
 // reader is a store and what is asked of it.
 type reader struct {
 	*store.Store
-	scope store.Scope
+	scope  store.Scope
+	canary *store.Canary // that answered the last question about sessions; nil: none did
 }
 
 // open connects to the store. A folder that holds none is not made into one by a question.
@@ -328,7 +329,14 @@ func (r *reader) heading(ctx context.Context) (text string, err error) {
 	if r.scope.Generation != 0 {
 		text += fmt.Sprintf(", generation %d", r.scope.Generation)
 	}
-	return text + ", " + seen(p.Watermark), nil
+	text += ", " + seen(p.Watermark)
+	if c := r.canary; c != nil {
+		text += fmt.Sprintf("; a candidate answers for this user, as for %d %% of all: generation %d", c.Weight, c.Generation)
+		if c.From > event.MinTime {
+			text += ", from " + moment(c.From) + " on"
+		}
+	}
+	return text, nil
 }
 
 // seen says how far time was seen.

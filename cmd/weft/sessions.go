@@ -118,6 +118,7 @@ func sessions(ctx context.Context, r *reader, q store.SessionQuery, limit int) (
 		if err != nil {
 			return nil, "", err
 		}
+		r.canary = page.Canary
 		for i := range page.Items {
 			s, err := decodeSession(&page.Items[i])
 			if err != nil {

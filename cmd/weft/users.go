@@ -29,7 +29,7 @@ func newUsersCommand() *cobra.Command {
 		Long: "Show what one user did: how many sessions, how many of them each scenario holds for, the sums of their integer\n" +
 			"fields (amounts are in minor units), and the sessions themselves, newest first.\n\n" +
 			"With --json the first object is {user, sessions, open, truncated, scenarios: {NAME: {sessions, pending, sums}}, none: {…},\n" +
-			"sums: {FIELD: SUM}}; truncated says that the totals are those of the newest sessions alone. The objects of the sessions\n" +
+			"sums: {FIELD: SUM}, canary}; canary is there where a candidate answers for the user: {generation, from, weight}; truncated says that the totals are those of the newest sessions alone. The objects of the sessions\n" +
 			"follow, as `weft sessions --json` has them.",
 		Example: "  weft users u0001177\n" +
 			"  weft users u0001177 --last 30d --json\n" +
@@ -75,6 +75,7 @@ type userTotals struct {
 	Scenarios map[string]*totals `json:"scenarios"`
 	None      totals             `json:"none"`
 	Sums      map[string]int64   `json:"sums"`
+	Canary    *store.Canary      `json:"canary,omitempty"` // that answers for the user
 
 	all totals
 }
@@ -134,6 +135,7 @@ func (f *usersFlags) ask(ctx context.Context, r *reader, q store.SessionQuery) (
 	if err != nil {
 		return nil, err
 	}
+	u.Canary = r.canary
 	a := &answer{draw: func(s *screen) {
 		s.printf("%s\n", s.paint(faint, head))
 		u.draw(s, shown)

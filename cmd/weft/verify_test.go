@@ -51,7 +51,7 @@ func newVerified(t *testing.T) *verified {
 	s, err := store.Open(t.Context(), v.dsn, store.Options{})
 	ok(t, err)
 	t.Cleanup(func() { s.Close() })
-	v.verification = &verification{reader: &reader{s, store.Scope{Job: "shop", Generation: 1}}, version: "1", job: job, objects: v.objects,
+	v.verification = &verification{reader: &reader{Store: s, scope: store.Scope{Job: "shop", Generation: 1}}, version: "1", job: job, objects: v.objects,
 		poll: time.Millisecond, bar: newWaitLine(&bytes.Buffer{})}
 	v.ends = func(_ context.Context, topic string) (map[int32]int64, error) {
 		return map[int32]int64{0: int64(len(v.records[topic]))}, nil

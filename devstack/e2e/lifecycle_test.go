@@ -57,7 +57,9 @@ func TestDeployments(t *testing.T) {
 	}
 
 	l.worker("3")
+	watched := l.watchUsers()
 	r := l.deploy(l.v3, 0)
+	watched()
 	if r.Outcome != workflows.OutcomePromoted || r.Rollout.Trial.Sessions < 200 || r.Rollout.Trial.MatchRate != 1 {
 		t.Fatalf("the version that adds a scenario: %+v", r)
 	}
@@ -157,6 +159,69 @@ func (l *lifecycleTest) deploy(spec string, code int) (r workflows.DeployResult)
 	}
 	l.Logf("%s: %s after %s", filepath.Base(spec), r.Outcome, time.Since(began).Round(100*time.Millisecond))
 	return r
+}
+
+// watchUsers asks for some users again and again, until the function that it returns is called. Each must have all sessions at
+// all times, from one version, and a part of them must have met the candidate before everybody did.
+func (l *lifecycleTest) watchUsers() (done func()) {
+	l.Helper()
+	page, err := l.store.Sessions(l.ctx, store.SessionQuery{Scope: store.Scope{Job: "payments"}, Page: store.Page{Limit: 400}})
+	l.must(err)
+	sessions := map[string]int{} // of a user
+	for _, row := range page.Items {
+		var body struct{ User string }
+		l.must(json.Unmarshal(row.Body, &body))
+		if body.User != "" && len(sessions) < 60 {
+			sessions[body.User] = 0
+		}
+	}
+	ask := func(user string) store.Result[store.Row] {
+		r, err := l.store.Sessions(l.ctx, store.SessionQuery{Scope: store.Scope{Job: "payments"}, User: []byte(user), Page: store.Page{Limit: store.PageRowsMax}})
+		if err != nil {
+			l.Error(err)
+		}
+		return r
+	}
+	for user := range sessions {
+		sessions[user] = len(ask(user).Items)
+	}
+	stop, ended := make(chan struct{}), make(chan struct{})
+	rounds, most, weights := 0, 0, map[int]bool{}
+	go func() {
+		defer close(ended)
+		for {
+			led := 0
+			for user, n := range sessions {
+				r := ask(user)
+				from := map[int64]bool{}
+				for _, row := range r.Items {
+					from[row.Generation] = true
+				}
+				if len(r.Items) != n || len(from) != 1 {
+					l.Errorf("%s has %d sessions of %d versions, and had %d", user, len(r.Items), len(from), n)
+				}
+				if r.Canary != nil {
+					led++
+					weights[r.Canary.Weight] = true
+				}
+			}
+			rounds, most = rounds+1, max(most, led)
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
+	return func() {
+		l.Helper()
+		close(stop)
+		<-ended
+		l.Logf("%d users were asked for %d times; at most %d were led to the candidate, at weights %v", len(sessions), rounds, most, weights)
+		if !weights[50] || most < len(sessions)/5 || most > len(sessions)*4/5 {
+			l.Errorf("of %d users %d were led to the candidate, at weights %v; the last step is 50 %%", len(sessions), most, weights)
+		}
+	}
 }
 
 // digest is that of the sessions that are served.
