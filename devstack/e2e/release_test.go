@@ -37,17 +37,7 @@ type releaseTest struct {
 // begin starts the servers with the records of some inputs, and serves version 1 of a spec, which has read them.
 func (r *releaseTest) begin(spec string, inputs []string, controls int, roles string) {
 	r.Helper()
-	r.startServers()
-	r.env = []string{"WEFT_STACK_FILE=" + r.file()}
-	r.command(append([]string{"produce", "-q", "--partitions", "2"}, r.with(spec, inputs)...)...)
-	st, err := store.Open(r.ctx, r.at.Store, store.Options{})
-	r.must(err)
-	r.Cleanup(func() { _ = st.Close() }) // only read
-	r.store = st
-	r.temporal, err = workers.DialTemporal(r.ctx, r.at, "test", slog.New(slog.DiscardHandler))
-	r.must(err)
-	r.Cleanup(r.temporal.Close)
-	r.versions, r.rested = map[int]*process{}, map[int]int64{}
+	r.connect(spec, inputs)
 	for range controls {
 		r.controls = append(r.controls, r.startControl())
 	}
@@ -59,6 +49,22 @@ func (r *releaseTest) begin(spec string, inputs []string, controls int, roles st
 	}
 	r.until("version 1 is served", func(s workflows.JobStatus) bool { return at(s, workflows.Serving, 1) })
 	r.await("version 1 has a checkpoint of all there is", func() bool { return r.caughtUp(1) })
+}
+
+// connect starts the servers with the records of some inputs.
+func (r *releaseTest) connect(spec string, inputs []string) {
+	r.Helper()
+	r.startServers()
+	r.env = []string{"WEFT_STACK_FILE=" + r.file()}
+	r.command(append([]string{"produce", "-q", "--partitions", "2"}, r.with(spec, inputs)...)...)
+	st, err := store.Open(r.ctx, r.at.Store, store.Options{})
+	r.must(err)
+	r.Cleanup(func() { _ = st.Close() }) // only read
+	r.store = st
+	r.temporal, err = workers.DialTemporal(r.ctx, r.at, "test", slog.New(slog.DiscardHandler))
+	r.must(err)
+	r.Cleanup(r.temporal.Close)
+	r.versions, r.rested = map[int]*process{}, map[int]int64{}
 }
 
 // at tells whether a job is in a phase and serves a version.
