@@ -160,7 +160,7 @@ func (r *releaseTest) until(what string, so func(workflows.JobStatus) bool) work
 	r.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for limit := time.After(2 * time.Minute); ; {
+	for limit := time.After(4 * time.Minute); ; {
 		s, err := r.state()
 		if err == nil && so(s) {
 			return s
@@ -169,7 +169,7 @@ func (r *releaseTest) until(what string, so func(workflows.JobStatus) bool) work
 		case <-tick.C:
 		case <-limit:
 			log, _ := json.MarshalIndent(s, "", " ")
-			r.Fatalf("after 2 minutes not yet: %s; the job is %s, %v", what, log, err)
+			r.Fatalf("after 4 minutes not yet: %s; the job is %s, %v", what, log, err)
 		}
 	}
 }
