@@ -57,13 +57,13 @@ func TestTemporalIsSecured(t *testing.T) {
 // The next step of a Job is for any worker, that of other workflows for the one that has them in memory.
 func TestStepsOfJobsAreForAnyWorker(t *testing.T) {
 	for id, sticky := range map[string]bool{workflows.JobID("payments"): false, workflows.RolloutID("payments", 2): true, workflows.ShardID("job", 1, 0): true} {
-		r := &workflowservice.RespondWorkflowTaskCompletedRequest{ResourceId: "workflow:" + id, StickyAttributes: &taskqueue.StickyExecutionAttributes{}}
+		r := &workflowservice.RespondWorkflowTaskCompletedRequest{ResourceId: "workflow:" + id, StickyAttributes: &taskqueue.StickyExecutionAttributes{}, ReturnNewWorkflowTask: true}
 		called := false
 		err := toAnyWorker(t.Context(), "", r, nil, nil, func(_ context.Context, _ string, req, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 			called = req == any(r)
 			return nil
 		})
-		if err != nil || !called || (r.StickyAttributes != nil) != sticky {
+		if err != nil || !called || (r.StickyAttributes != nil) != sticky || r.ReturnNewWorkflowTask != sticky {
 			t.Errorf("%s: %v, called %t, %+v", id, err, called, r)
 		}
 	}

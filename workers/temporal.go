@@ -77,10 +77,11 @@ func reconnectSoon() []grpc.DialOption {
 // toAnyWorker lets any control worker do the next step of a Job. Otherwise Temporal waits for the worker that has the workflow in
 // its memory, and where that one was killed, for stickyTimeout and up to a second more, since its timers are that coarse
 // (history.timerProcessorMaxTimeShift). A rollback must not wait for that. A step costs the replay of the history instead, which
-// Job keeps short.
+// Job keeps short. The next step must not come with the answer: it would have the whole history, and the SDK goes on where the
+// workflow is.
 func toAnyWorker(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
 	if r, ok := req.(*workflowservice.RespondWorkflowTaskCompletedRequest); ok && strings.HasPrefix(r.GetResourceId(), "workflow:"+workflows.JobID("")) {
-		r.StickyAttributes = nil
+		r.StickyAttributes, r.ReturnNewWorkflowTask = nil, false
 	}
 	return call(ctx, method, req, reply, cc, o...)
 }

@@ -50,7 +50,14 @@ func TestRolloutsDuringAStream(t *testing.T) {
 	r.versions[2].kill()
 
 	r.release(v3)
-	s = r.until("version 3 is served or given up", func(s workflows.JobStatus) bool { return s.Candidate == nil })
+	told := ""
+	s = r.until("version 3 is served or given up", func(s workflows.JobStatus) bool {
+		if s.Candidate != nil && s.Candidate.Rollout != nil && s.Candidate.Rollout.Waits != told {
+			told = s.Candidate.Rollout.Waits
+			step("version 3 waits for: " + told)
+		}
+		return s.Candidate == nil
+	})
 	if !at(s, workflows.Serving, 3) {
 		t.Fatalf("version 3 was not promoted: %+v", s.Failed.Rollout)
 	}

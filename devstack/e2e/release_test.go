@@ -65,6 +65,26 @@ func (r *releaseTest) connect(spec string, inputs []string) {
 	r.must(err)
 	r.Cleanup(r.temporal.Close)
 	r.versions, r.rested = map[int]*process{}, map[int]int64{}
+	r.Cleanup(r.expectSameDecisions)
+}
+
+// expectSameDecisions fails the test where a control worker found a workflow to decide otherwise than its history says.
+func (r *releaseTest) expectSameDecisions() {
+	logs, err := filepath.Glob(filepath.Join(r.dir, "control-*.log"))
+	if err != nil || len(logs) == 0 {
+		r.Errorf("logs of control workers: %q, %v", logs, err)
+	}
+	for _, name := range logs {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			r.Error(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, "TMPRL1100") || strings.Contains(line, "Workflow panic") {
+				r.Errorf("%s: %.1000s", filepath.Base(name), line)
+			}
+		}
+	}
 }
 
 // at tells whether a job is in a phase and serves a version.
