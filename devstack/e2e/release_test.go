@@ -122,7 +122,7 @@ func (r *releaseTest) spec(name string, changes ...string) (file string) {
 	r.must(err)
 	s := string(text)
 	changes = append([]string{
-		"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']", "",
+		"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']", "", "idle_after: 1m", "idle_after: 5s", // an hour of events passes in a second
 		`reject_rate: "<= 0.01", lag: "<= 30s", min_sessions: 1000`, `reject_rate: "<= 0.2", lag: "<= 48h", min_sessions: 200`,
 	}, changes...)
 	for i := 0; i < len(changes); i += 2 {
