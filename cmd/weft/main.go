@@ -91,6 +91,7 @@ func noteStart(command *cobra.Command, started *bool) {
 func newRootCommand() *cobra.Command {
 	root := newGroup("weft", "Correlate scattered records into business sessions, live and for the past",
 		"  weft spec check payments.yaml\n  weft spec explain payments.yaml",
+		newAgentCommand(),
 		newBackfillCommand(),
 		newDeployCommand(),
 		newLoadCommand(),

@@ -65,6 +65,8 @@ func newWorkerCommand() *cobra.Command {
 	c.Flags().StringVar(&f.job, "job", "", "run shards of this job")
 	c.Flags().IntVar(&f.version, "version", 0, "and this version")
 	c.Flags().IntVar(&f.slots, "slots", 4, "shards that run at once")
+	c.Flags().StringVar(&f.process, "process", "", "folder in which an agent started this process")
+	_ = c.Flags().MarkHidden("process") // it exists; only agents use it
 	workFlag(c, &f.work)
 	f.log.add(c)
 	addMetricsFlag(c, &f.metrics)
@@ -77,7 +79,7 @@ type workerFlags struct {
 	only           []string
 	job            string
 	version, slots int
-	work           string
+	work, process  string
 	log            logFlags
 	metrics        string
 	at             stack.Addresses
@@ -110,6 +112,9 @@ func (f *workerFlags) run(c *cobra.Command) error {
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		return &exitError{exitUsage, err}
 	}
+	if f.process != "" {
+		return f.runProcess(c, cfg, level)
+	}
 	logger, err := workers.NewLogger(c.ErrOrStderr(), f.log.format, level)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -122,7 +127,13 @@ func (f *workerFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err = s.serveMetrics(c.Context(), f.metrics); err == nil {
+	if f.job == "" {
+		cfg.Engine, err = os.Executable()
+	}
+	if err == nil {
+		err = s.serveMetrics(c.Context(), f.metrics)
+	}
+	if err == nil {
 		err = s.work(c.Context(), cfg)
 	}
 	return errors.Join(err, s.close())
