@@ -96,6 +96,7 @@ func newRootCommand() *cobra.Command {
 		newLoadCommand(),
 		newJobCommand(),
 		newJobsCommand(),
+		newPingCommand(),
 		newProduceCommand(),
 		newRejectsCommand(),
 		newReplayCommand(),
