@@ -154,7 +154,7 @@ func pingKafka(ctx context.Context, at stack.Addresses) (string, error) {
 	if err = errors.Join(err, k.Close()); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%d brokers reached: %s", len(brokers), strings.Join(brokers, ", ")), nil
+	return "brokers reached: " + strings.Join(brokers, ", "), nil
 }
 
 func pingObjects(ctx context.Context, at stack.Addresses) (string, error) {
