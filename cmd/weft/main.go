@@ -97,6 +97,7 @@ func newRootCommand() *cobra.Command {
 		newLoadCommand(),
 		newJobCommand(),
 		newJobsCommand(),
+		newPingCommand(),
 		newProduceCommand(),
 		newRejectsCommand(),
 		newReplayCommand(),
