@@ -21,6 +21,7 @@ import (
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/rules"
 	"github.com/weftdata/weft/store"
+	"github.com/weftdata/weft/streaming"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -28,6 +29,25 @@ import (
 type Stage struct {
 	Versions *Versions
 	Now      func() time.Time // nil: time.Now
+	// Topics opens what tells how long the topics of a job are; nil: Kafka of the Env.
+	Topics func() Topics
+}
+
+// Topics tells what is in topics. It is closed after use.
+type Topics interface {
+	Partitions(ctx context.Context, job *operator.Job) ([]streaming.Partition, error)
+	// Bounds returns the first offset of a partition that is still there, and the one after its last record.
+	Bounds(ctx context.Context, p streaming.Partition) (first, end int64, err error)
+	// Fetch reads as streaming.Log does.
+	Fetch(ctx context.Context, p streaming.Partition, next int64, b *event.Batch, maxBytes int, wait time.Duration) (after, end int64, err error)
+	Close() error
+}
+
+func (s *Stage) topics() Topics {
+	if s.Topics == nil {
+		return NewLog(s.Versions.Env.Kafka)
+	}
+	return s.Topics()
 }
 
 func (s *Stage) now() time.Time {
@@ -195,6 +215,7 @@ func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *regist
 		for _, x := range spec.Canary.Steps {
 			p.Steps = append(p.Steps, activities.Step{Weight: x.Weight, HoldMS: x.Hold.Milliseconds()})
 		}
+		p.WarmUpMS = spec.Canary.WarmUp.Milliseconds()
 		for _, x := range spec.Canary.Gates {
 			p.Gates = append(p.Gates, activities.Gate{Name: x.Name, Text: x.Text})
 		}
@@ -217,7 +238,11 @@ func phasesOf(p *activities.Plan, rebuild bool) (list []string) {
 		add("start version %d and serve it at once: nothing is served yet, so there is nothing to compare it with", p.Version)
 		return list
 	}
-	add("start version %d in the shadow of version %d; it reads its topics, and before them their archives, from the first record until it has caught up", p.Version, p.Current)
+	limit := ""
+	if p.WarmUpMS > 0 {
+		limit = fmt.Sprintf(", within %s", time.Duration(p.WarmUpMS)*time.Millisecond)
+	}
+	add("start version %d in the shadow of version %d; it reads its topics, and before them their archives, from the first record until it has caught up%s", p.Version, p.Current, limit)
 	gates := "its gates"
 	if len(p.Gates) == 0 {
 		gates = "no gate: the spec has none"
