@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -285,6 +286,7 @@ type candidate struct {
 	part    int          // percent of the topics that it has read; 0: all
 	prepare func(*tried) // before its rollout
 	streams bool         // the served version gets on during the canary, and it does not
+	keeps   string       // the part in which the sessions differ that were kept
 	reasons []string     // none: it is promoted
 	check   func(activities.Trial) string
 }
@@ -295,6 +297,7 @@ func badCandidates() []candidate {
 			reasons: []string{"match_rate is 0.", "wanted >= 0.999", "only in the candidate", "in their events", "weft job compare payments --version"}},
 		{name: "misclassifies one in a hundred", edits: []edit{{`when: step("paid").count > 0 && step("delivered").count > 0` + "\n",
 			`when: step("paid").count > 0 && step("delivered").count > 0 && !(has(fields.user) && (fields.user.endsWith("07") || fields.user.endsWith("53")))` + "\n"}},
+			keeps:   "scenarios",
 			reasons: []string{"match_rate is 0.99", "wanted >= 0.999", "in their scenarios", "delivered holds for"},
 			check: func(r activities.Trial) string {
 				if r.MatchRate < 0.98 || r.OnlyCandidate+r.OnlyCurrent != 0 {
@@ -389,7 +392,37 @@ func TestGates(t *testing.T) {
 				}
 			})
 			c.judge(t, &r)
+			if c.keeps != "" {
+				s.keptAs(t, version, &r, c.keeps)
+			}
 		})
+	}
+}
+
+// keptAs fails the test unless the differences of a version were kept, as sessions of both that differ in one part.
+func (s *Stage) keptAs(t *testing.T, version int, r *workflows.RolloutReport, part string) {
+	t.Helper()
+	key, err := FindDifferences(t.Context(), s.Versions.Env.Objects, "payments", version)
+	if err != nil || key != r.Trial.Differences {
+		t.Fatalf("found %q, %v; the rollout says %q", key, err, r.Trial.Differences)
+	}
+	d, err := ReadDifferences(t.Context(), s.Versions.Env.Objects, key)
+	if err != nil || d.Current != 1 || d.Candidate != version || int64(len(d.Sessions)) != r.Trial.Sessions-r.Trial.Matched || d.Result.Summary != r.Trial.Summary {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	for _, x := range d.Sessions {
+		var both [2]map[string]json.RawMessage
+		for i, body := range []json.RawMessage{x.CurrentSession, x.CandidateSession} {
+			if err := json.Unmarshal(body, &both[i]); err != nil {
+				t.Fatalf("session %s: %v", x.ID, err)
+			}
+			if string(both[i]["id"]) != strconv.Quote(x.ID) {
+				t.Errorf("session %s is kept as %s", x.ID, both[i]["id"])
+			}
+		}
+		if !slices.Equal(x.What, []string{part}) || string(both[0][part]) == string(both[1][part]) || string(both[0]["events"]) != string(both[1]["events"]) {
+			t.Errorf("session %s differs in %q: %s and %s", x.ID, x.What, x.CurrentSession, x.CandidateSession)
+		}
 	}
 }
 

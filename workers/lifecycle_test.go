@@ -277,7 +277,7 @@ func TestComparison(t *testing.T) {
 		row(6, 500, ``, ``),
 		row(7, 991, `"paid"`, ``),
 	}
-	run := func(limit int, expect ...string) (activities.Trial, []difference) {
+	run := func(limit int, expect ...string) (activities.Trial, []Difference) {
 		c := comparison{expect: expect, limit: limit, counts: map[string]*[2]int64{}}
 		a := &side{page: slices.Clone(current), end: true, watermark: 1000}
 		b := &side{page: slices.Clone(candidate), end: true, watermark: 605}

@@ -35,12 +35,6 @@ const (
 	differencesBytesMax = 8 << 20
 )
 
-// What is said of a session that one version does not have.
-const (
-	onlyCurrent   = "only_current"
-	onlyCandidate = "only_candidate"
-)
-
 // offsets is how far partitions are read, by "topic/partition".
 type offsets map[string]int64
 
@@ -479,19 +473,6 @@ func (s *Stage) counts(ctx context.Context, in activities.TrialInput, job *opera
 	return rejects, nil
 }
 
-// keepDifferences writes the sessions that differ to an object; an earlier try may have written it.
-func (s *Stage) keepDifferences(ctx context.Context, in activities.TrialInput, c *comparison, r *activities.Trial) error {
-	data, err := json.MarshalIndent(map[string]any{"job": in.Job, "current": in.Current, "candidate": in.Version, "result": r, "sessions": c.differences}, "", " ")
-	if err != nil {
-		return err
-	}
-	_, err = s.Versions.Env.Objects.PutIfAbsent(ctx, in.Key, data, strconv.Itoa(len(data)))
-	if errors.Is(err, objstore.ErrPrecondition) {
-		return nil
-	}
-	return err
-}
-
 // side reads the sessions of one version, the newest first.
 type side struct {
 	ctx       context.Context
@@ -538,20 +519,8 @@ type comparison struct {
 	counts      map[string]*[2]int64 // sessions by scenario: in the current version, in the candidate
 	decided     [2]int64             // sessions of each that were counted
 	parts       map[string]int64     // sessions by part that differs
-	differences []difference
+	differences []Difference
 	bytes       int // of the sessions in differences
-}
-
-// difference is a session that the versions have differently.
-type difference struct {
-	ID        string   `json:"id"`
-	Start     string   `json:"start"`
-	What      []string `json:"what"` // only_current, only_candidate, or the parts of the session that differ
-	Current   []string `json:"current_scenarios,omitempty"`
-	Candidate []string `json:"candidate_scenarios,omitempty"`
-	// The session as each had it; left out where it had none, or where the sessions before it have filled the object.
-	CurrentSession   json.RawMessage `json:"current_session,omitempty"`
-	CandidateSession json.RawMessage `json:"candidate_session,omitempty"`
 }
 
 // run walks over both, which come in the same order.
@@ -629,10 +598,10 @@ func (c *comparison) pair(current, candidate *side, a, b *store.Row) (err error)
 	switch {
 	case a == nil:
 		c.trial.OnlyCandidate++
-		what = []string{onlyCandidate}
+		what = []string{OnlyCandidate}
 	case b == nil:
 		c.trial.OnlyCurrent++
-		what = []string{onlyCurrent}
+		what = []string{OnlyCurrent}
 	case !bytes.Equal(a.Body, b.Body):
 		if what, err = differing(bodies[0], bodies[1], scenarios, c.added); err != nil {
 			return fmt.Errorf("read session %x: %w", a.ID, err)
@@ -652,7 +621,7 @@ func (c *comparison) pair(current, candidate *side, a, b *store.Row) (err error)
 		c.parts[part]++
 	}
 	if len(c.differences) < differencesMax {
-		d := difference{ID: known.ID.String(), Start: time.UnixMicro(int64(known.Start)).UTC().Format(time.RFC3339Nano),
+		d := Difference{ID: known.ID.String(), Start: time.UnixMicro(int64(known.Start)).UTC().Format(time.RFC3339Nano),
 			What: what, Current: scenarios[0], Candidate: scenarios[1]}
 		for into, r := range map[*json.RawMessage]*store.Row{&d.CurrentSession: a, &d.CandidateSession: b} {
 			if r != nil && c.bytes+len(r.Body) <= differencesBytesMax {
@@ -675,9 +644,9 @@ func (c *comparison) summary(r *activities.Trial, rejects []store.ExceptionCount
 			switch name {
 			case "revision": // the number of events
 				continue
-			case onlyCurrent:
+			case OnlyCurrent:
 				words = "only in the served version"
-			case onlyCandidate:
+			case OnlyCandidate:
 				words = "only in the candidate"
 			}
 			list = append(list, fmt.Sprintf("%s %s", grouped(c.parts[name]), words))
