@@ -560,9 +560,9 @@ func TestDeploymentsThatAreRefused(t *testing.T) {
 	}
 }
 
-// In every phase, whatever arrives, the workflow lives, what it says is served is served, and each request is decided.
-func TestEveryPhaseTakesEverySignal(t *testing.T) {
-	phases := map[string]func(j *jobTest){
+// jobPhases lists how a job that serves version 1 gets into each phase.
+func jobPhases() map[string]func(j *jobTest) {
+	return map[string]func(j *jobTest){
 		Empty:      func(j *jobTest) {},
 		Serving:    func(j *jobTest) {},
 		RollingOut: func(j *jobTest) { j.then(func() { j.deploy(2) }) },
@@ -590,6 +590,11 @@ func TestEveryPhaseTakesEverySignal(t *testing.T) {
 		Paused:  func(j *jobTest) { j.then(func() { j.SignalWorkflow(SignalPause, Request{}) }) },
 		Stopped: func(j *jobTest) { j.then(func() { j.SignalWorkflow(SignalStop, Request{}) }) },
 	}
+}
+
+// In every phase, whatever arrives, the workflow lives, what it says is served is served, and each request is decided.
+func TestEveryPhaseTakesEverySignal(t *testing.T) {
+	phases := jobPhases()
 	signals := []struct {
 		name string
 		arg  any
