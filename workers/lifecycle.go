@@ -378,11 +378,17 @@ func (s *Stage) keptMap(ctx context.Context, job string, epoch uint64) (m store.
 	return m, nil
 }
 
-// wasServed looks for a version in the maps that were switched away from, the newest first.
+// wasServed looks for a version in the maps that were switched away from, the newest first. Its generation may be dropped.
 func (s *Stage) wasServed(ctx context.Context, job string, version int) error {
-	generation, err := s.Versions.generation(ctx, job, version)
+	all, err := s.Versions.Env.Store.GenerationsEver(ctx, job)
 	if err != nil {
 		return err
+	}
+	own := map[int64]bool{}
+	for _, g := range all {
+		if g.Kind == liveKind && g.Version == strconv.Itoa(version) {
+			own[g.ID] = true
+		}
 	}
 	var keys []string
 	for info, err := range s.Versions.Env.Objects.List(ctx, fmt.Sprintf("serving/%s/", job), "") {
@@ -400,11 +406,53 @@ func (s *Stage) wasServed(ctx context.Context, job string, version int) error {
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("read what %s served before: the object %s is damaged: %w", job, key, err)
 		}
-		if slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.To == event.MaxTime && a.Generation == generation }) {
+		if slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.To == event.MaxTime && own[a.Generation] }) {
 			return nil
 		}
 	}
 	return userError("version %d of %s was never served, so there is no way back to it: deploy it", version, job)
+}
+
+// WayBack tells how far a version is that a rollback would bring back, or why there is no way back to it.
+type WayBack struct {
+	Refused string
+	LagMS   int64  // behind the current version in event time; -1: not known
+	Note    string // for a person
+}
+
+// WayBack looks how a rollback to a version that does not run would go. It changes nothing.
+func (s *Stage) WayBack(ctx context.Context, job string, version, current int) (w WayBack, err error) {
+	if _, err := s.Register(ctx, activities.RegisterInput{Job: job, Version: version, Served: true}); err != nil {
+		if f := Classify(err); f.Type == activities.User {
+			return WayBack{Refused: err.Error(), LagMS: -1}, nil
+		}
+		return w, err
+	}
+	have, shards, err := s.heads(ctx, job, version)
+	if err != nil {
+		return w, err
+	}
+	theirs, _, err := s.heads(ctx, job, current)
+	if err != nil {
+		return w, err
+	}
+	compiled, err := s.Versions.compile(ctx, job, version)
+	if err != nil {
+		return w, err
+	}
+	behind := int64(0)
+	for name, next := range theirs {
+		if readsTopic(compiled.Spec, name) {
+			behind += max(0, next-have[name])
+		}
+	}
+	w = WayBack{LagMS: -1, Note: fmt.Sprintf("it has %s records to read before it is served", grouped(behind))}
+	if shards == 0 {
+		w.Note += ": it has no checkpoint any more, so it reads from the first one"
+		return w, nil
+	}
+	w.LagMS, err = s.lag(ctx, job, version, current, compiled.Spec)
+	return w, err
 }
 
 // clipped returns what a map says from a start on, gaps included.

@@ -218,7 +218,7 @@ type job struct {
 }
 
 // Job owns what a job serves: it alone decides which version that is. Its id is JobID. Query QueryStatus returns a JobStatus,
-// QueryHistory a list of Decisions. Handlers of signals only put requests into a queue; one loop decides, a rollback first.
+// QueryHistory a list of Decisions, QueryRollbackPlan what a rollback would do. Handlers of signals only put requests into a queue; one loop decides, a rollback first.
 func Job(ctx workflow.Context, raw converter.RawValue) error {
 	var in JobInput
 	err := decode(raw, &in)
@@ -247,6 +247,9 @@ func Job(ctx workflow.Context, raw converter.RawValue) error {
 	})
 	if err == nil {
 		err = workflow.SetQueryHandler(ctx, QueryHistory, func() ([]Decision, error) { return j.Log, nil })
+	}
+	if err == nil {
+		err = workflow.SetQueryHandler(ctx, QueryRollbackPlan, j.planRollback)
 	}
 	if err != nil {
 		return err

@@ -132,12 +132,10 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 		j.settle(ctx, a, a.To, RejectedWhat, fmt.Sprintf(format, args...))
 		return nil
 	}
-	switch {
-	case j.Current == nil:
-		return refuse("nothing is served, so there is nothing to go back from")
-	case j.Halted:
-		return refuse("the job is stopped: resume it first (signal resume)")
-	case a.To == j.Current.Version && j.Candidate != nil:
+	switch way, refused := j.wayBack(a.To); way {
+	case "":
+		return refuse("%s", refused)
+	case ByStaying:
 		j.stay()
 		if err := j.fence(ctx, a); err != nil {
 			return err
@@ -145,11 +143,7 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 		_, text := j.abort(ctx, OutcomeAborted, "rolled back"+because(a.Request))
 		j.settle(ctx, a, a.To, Done, fmt.Sprintf("version %d is served; %s", a.To, text))
 		return nil
-	case a.To == j.Current.Version:
-		return refuse("version %d is served already", a.To)
-	case j.Candidate != nil && a.To == j.Candidate.Version:
-		return refuse("version %d is being rolled out: promote it instead", a.To)
-	case j.Previous == nil || a.To != j.Previous.Version || !j.RollbackReady || j.Back == nil:
+	case ByCatchUp:
 		return j.bringBack(ctx, a)
 	}
 	if err := j.enter(ctx, RollingBack); err != nil {

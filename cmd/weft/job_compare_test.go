@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/workers"
+	"github.com/weftdata/weft/workflows"
 )
 
 // A person sees what differs between the versions, in lists and side by side, and nothing of a record reaches the terminal.
@@ -49,5 +51,17 @@ func TestDifferencesAreShownSideBySide(t *testing.T) {
 			}
 		}
 		golden(t, fmt.Sprintf("compare%d.txt", width), all.String())
+	}
+}
+
+func TestRollbackPlanInWords(t *testing.T) {
+	until := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	p := workflows.RollbackPlan{To: 1, Way: workflows.BySwitch, Current: 2, Steps: []string{"serve version 1"}, LagMS: 1500, Until: &until, Note: "it lacks some"}
+	if got, want := rollbackPlanText("payments", &p), "payments: a rollback from version 2 to version 1 would\n  1. serve version 1\nversion 1 is 1.5s behind version 2\nit is ready until 2026-11-21 12:00:00\nit lacks some\n"; got != want {
+		t.Errorf("%q", got)
+	}
+	p = workflows.RollbackPlan{To: 9, Refused: "version 9 is served already", LagMS: -1}
+	if got, want := rollbackPlanText("payments", &p), "payments: a rollback to version 9 would be rejected: version 9 is served already\n"; got != want {
+		t.Errorf("%q", got)
 	}
 }
