@@ -163,6 +163,8 @@ type Stage interface {
 	Standing(ctx context.Context, in StandingInput) (Standing, error)
 	Compare(ctx context.Context, in TrialInput, progress func()) (Trial, error)
 	Record(ctx context.Context, job string, entries []Entry) error
+	// DropVersion removes what a version that does not run has left, unless that is served or a rollback needs it.
+	DropVersion(ctx context.Context, in DropVersionInput) (DroppedVersion, error)
 }
 
 // Starter starts, signals and describes workflows; a client of Temporal does.
@@ -270,6 +272,37 @@ func (l *Lifecycle) RecordDecisions(ctx context.Context, in RecordInput) error {
 		return l.Host.failure(fmt.Errorf("record decisions about %s: %w", in.Job, err))
 	}
 	return nil
+}
+
+// DropVersionInput names a version whose results and state are to be dropped.
+type DropVersionInput struct {
+	Job     string `json:"job"`
+	Version int    `json:"version"`
+	// Back is the epoch of a serving map to which a rollback may go, so that what it names is kept; 0: there is none.
+	Back uint64 `json:"back,omitempty"`
+}
+
+// DroppedVersion says what came of it.
+type DroppedVersion struct {
+	Kept    string `json:"kept,omitempty"` // why nothing was dropped
+	Objects int    `json:"objects"`        // deleted
+}
+
+// DropVersion drops what a version has left that is over.
+func (l *Lifecycle) DropVersion(ctx context.Context, in DropVersionInput) (DroppedVersion, error) {
+	r, err := l.Starter.DescribeWorkflowExecution(ctx, fmt.Sprintf("version/%s/%d", in.Job, in.Version), "")
+	var none *serviceerror.NotFound
+	if err != nil && !errors.As(err, &none) {
+		return DroppedVersion{}, fmt.Errorf("describe version %d of %s: %w", in.Version, in.Job, err)
+	}
+	if err == nil && phaseOf(r) != Stopped {
+		return DroppedVersion{Kept: "it still runs"}, nil
+	}
+	d, err := l.Stage.DropVersion(ctx, in)
+	if err != nil {
+		return DroppedVersion{}, l.Host.failure(fmt.Errorf("drop version %d of %s: %w", in.Version, in.Job, err))
+	}
+	return d, nil
 }
 
 // LaunchInput names a workflow that is to run.

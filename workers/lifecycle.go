@@ -40,6 +40,8 @@ type Topics interface {
 	Bounds(ctx context.Context, p streaming.Partition) (first, end int64, err error)
 	// Fetch reads as streaming.Log does.
 	Fetch(ctx context.Context, p streaming.Partition, next int64, b *event.Batch, maxBytes int, wait time.Duration) (after, end int64, err error)
+	// Delete deletes a topic; one that is not there is no error.
+	Delete(ctx context.Context, topic string) error
 	Close() error
 }
 
@@ -62,7 +64,7 @@ func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
 	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions}, Starter: c.Temporal}
 	for name, f := range map[string]any{
 		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "SetCanary": l.SetCanary, "CompareStanding": l.CompareStanding,
-		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch,
+		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch, "DropVersion": l.DropVersion,
 	} {
 		w.RegisterActivityWithOptions(f, named(name))
 	}

@@ -3,6 +3,7 @@ package workers
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -46,6 +47,13 @@ func (x *topics) Partitions(_ context.Context, job *operator.Job) (list []stream
 		list = append(list, streaming.Partition{Source: i, Topic: s.Topic})
 	}
 	return list, nil
+}
+
+func (x *topics) Delete(_ context.Context, topic string) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	maps.DeleteFunc(x.parts, func(p streaming.Partition, _ []streaming.Raw) bool { return p.Topic == topic })
+	return nil
 }
 
 func (x *topics) Close() error { return nil }

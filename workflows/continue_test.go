@@ -54,6 +54,13 @@ func TestJobContinuesAsNewInEachPhase(t *testing.T) {
 		j.then(func() { j.report(2, Ready, nil) })
 		j.after(2*time.Hour, func() {})
 	}
+	phases["discarding"] = func(j *jobTest) {
+		j.kept = "it still runs"
+		for _, version := range []int{2, 3} {
+			j.then(func() { j.deploy(version) })
+			j.then(func() { j.report(version, Ended, func(r *RolloutReport) { r.Outcome = OutcomeFailed }) })
+		}
+	}
 	// What happens next, and where that leads.
 	next := map[string]struct {
 		do     func(j *jobTest)
@@ -70,6 +77,7 @@ func TestJobContinuesAsNewInEachPhase(t *testing.T) {
 		RollingBack:            {func(j *jobTest) { j.report(3, Ready, nil) }, Serving, 3},
 		"ready for a rollback": {func(j *jobTest) { j.SignalWorkflow(SignalRollback, Request{To: 1}) }, Serving, 1},
 		"retiring":             {func(j *jobTest) { j.SignalWorkflow(SignalRollback, Request{To: 1}) }, RollingBack, 2},
+		"discarding":           {func(j *jobTest) { j.deploy(4) }, RollingOut, 1},
 		Paused:                 {func(j *jobTest) { j.SignalWorkflow(SignalResume, Request{}) }, Serving, 1},
 		Stopped:                {func(j *jobTest) { j.SignalWorkflow(SignalResume, Request{}) }, Serving, 1},
 		Stopping:               {func(j *jobTest) { j.report(2, Ended, nil) }, Stopped, 1},
@@ -88,7 +96,7 @@ func TestJobContinuesAsNewInEachPhase(t *testing.T) {
 				j.SignalWorkflow("garbage", 1)
 			})
 			j.then(func() {
-				if s := j.status(); s.Phase != phase && phase != "ready for a rollback" && phase != "retiring" {
+				if s := j.status(); s.Phase != phase && phase != "ready for a rollback" && phase != "retiring" && phase != "discarding" {
 					t.Errorf("it is %s", s.Phase)
 				}
 				j.SetContinueAsNewSuggested(true)

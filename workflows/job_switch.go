@@ -267,6 +267,9 @@ func (j *job) lose(ctx workflow.Context) {
 		outcome, reasons = t.Outcome, []string{t.Why}
 	}
 	c.Rollout.Outcome, c.Rollout.Reasons, c.Since = outcome, reasons, workflow.Now(ctx)
+	if f := j.Failed; f != nil && f.Version != c.Version {
+		j.discard(ctx, f.Version, 0, fmt.Sprintf("version %d is the last candidate that was given up", c.Version))
+	}
 	j.Failed, j.Candidate, j.Trial, j.FrozenUntil, j.Approval = c, nil, nil, nil, ""
 	if t.Retiring { // it is stopped now; look starts it again
 		j.Retiring = append(j.Retiring, *c)
@@ -341,7 +344,8 @@ func (j *job) look(ctx workflow.Context) error {
 		if s.Settled {
 			j.Retiring = slices.DeleteFunc(j.Retiring, func(x Placed) bool { return x.Version == p.Version })
 			j.send(ctx, VersionID(j.Job, p.Version), SignalStop, Order{Reason: "its rollback window is over"})
-			j.note(ctx, Decision{Kind: "retired", Version: p.Version, Result: Done, Text: "its rollback window is over, and nothing that it serves can change: it is stopped, its results stay"})
+			j.note(ctx, Decision{Kind: "retired", Version: p.Version, Result: Done, Text: "its rollback window is over, and nothing that it serves can change: it is stopped, its results stay for a day"})
+			j.discard(ctx, p.Version, keepRetired, "its rollback window is over")
 		}
 	}
 	return nil

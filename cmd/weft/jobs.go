@@ -175,6 +175,9 @@ func printJob(w io.Writer, s *workflows.JobStatus) error {
 			fmt.Fprintf(&b, "  %s\n", strings.Map(printable, text))
 		}
 	}
+	for _, d := range s.Discards {
+		fmt.Fprintf(&b, "%-10s what is left of version %d, at %s: %s\n", "drops", d.Version, d.Due.UTC().Format(time.DateTime), strings.Map(printable, d.Why))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
