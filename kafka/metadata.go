@@ -13,6 +13,7 @@ import (
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"github.com/segmentio/kafka-go/protocol/deletetopics"
 	"github.com/segmentio/kafka-go/protocol/findcoordinator"
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 	meta "github.com/segmentio/kafka-go/protocol/metadata"
@@ -330,6 +331,35 @@ func (c *Client) create(ctx context.Context, l *layout, name string, partitions 
 		}
 		for _, t := range msg.(*createtopics.Response).Topics {
 			return codeErr(t.ErrorCode, t.ErrorMessage)
+		}
+		return errShort
+	})
+}
+
+// DeleteTopic deletes a topic. One that is not there is no error.
+func (c *Client) DeleteTopic(ctx context.Context, name string) error {
+	l, err := c.layout(ctx, name)
+	if err == nil {
+		err = c.delete(ctx, l, name)
+	}
+	if isCode(err, kafka.UnknownTopicOrPartition) {
+		err = nil
+	}
+	return explain("delete topic "+name, err)
+}
+
+func (c *Client) delete(ctx context.Context, l *layout, name string) error {
+	addr, ok := l.brokers[l.controller]
+	if !ok {
+		return codeError{kafka.BrokerNotAvailable, "the cluster has no controller"}
+	}
+	return c.with(ctx, addr, func(one *conn) error {
+		msg, err := one.roundTrip(ctx, &deletetopics.Request{TopicNames: []string{name}, TimeoutMs: int32(one.timeout.Milliseconds())})
+		if err != nil {
+			return err
+		}
+		for _, t := range msg.(*deletetopics.Response).Responses {
+			return codeErr(t.ErrorCode, "")
 		}
 		return errShort
 	})

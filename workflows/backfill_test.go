@@ -689,10 +689,11 @@ func TestFailedSlicesWaitForAPerson(t *testing.T) {
 // TestPauseLetsSlicesEnd pauses while slices run, and resumes.
 func TestPauseLetsSlicesEnd(t *testing.T) {
 	w := newWorld(t, 3, 3)
+	var once sync.Once // slices start in goroutines of their own
 	r, _, err := w.run(BackfillType, dayInput(), func(env *testsuite.TestWorkflowEnvironment) {
 		env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-			if info.ActivityType.Name == "RunSlice" && w.count("slice") == 1 {
-				env.SignalWorkflow(SignalPause, Order{})
+			if info.ActivityType.Name == "RunSlice" {
+				once.Do(func() { env.SignalWorkflow(SignalPause, Order{}) })
 			}
 		})
 		later(t, env, func() {
