@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -311,6 +312,85 @@ func TestPublishDiesAnywhere(t *testing.T) {
 	}
 	if deaths < 30 || before < 15 {
 		t.Errorf("%d deaths, %d before the switch prove little", deaths, before)
+	}
+}
+
+// TestDropAfterAnyDeath cancels a publication that died at any call, with a clean-up that dies at any call too: what is served is all of
+// the old or all of the new, and nothing is left of the backfill beside what is served.
+func TestDropAfterAnyDeath(t *testing.T) {
+	w := newWorld(t, 5)
+	served := w.live()
+	s := newStore(t)
+	serve(t, s, served)
+	old := viewOf(t, s)
+	if _, _, err := w.backfill(s, TimeRange{second(150), second(420)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	fresh := viewOf(t, s)
+	ref := refOf(t, w)
+	staged := map[string][]byte{}
+	for _, key := range w.objects.keys("backfill/shop/") {
+		if !strings.Contains(key, "/publish/") {
+			staged[key] = w.objects.objects[key]
+		}
+	}
+	const every = 4 // calls of publishing, of which the clean-up dies at another each time
+	died, dropsDied, switched := 0, 0, 0
+	for _, which := range []string{"store", "objects"} {
+		for _, after := range []bool{false, true} {
+			for at := 1; ; at += every {
+				s := newStore(t)
+				served.batch.Progress = nil
+				serve(t, s, served)
+				maps.DeleteFunc(w.objects.objects, func(key string, _ []byte) bool { return strings.HasPrefix(key, "backfill/shop/") })
+				maps.Copy(w.objects.objects, staged)
+				d := &dying{Serving: s}
+				kill := func(at int) {
+					if which == "store" {
+						d.revive(at, after)
+					} else {
+						w.objects.revive(at, after)
+					}
+				}
+				kill(at)
+				_, err := Publish(t.Context(), PublishInput{Plan: ref, Job: w.new, Objects: w.objects, Store: d, RequestID: "r"})
+				dead := err != nil
+				drop := DropInput{Plan: ref, Objects: w.objects, Store: d, KeepServed: true}
+				d.revive(0, false)
+				w.objects.revive(0, false)
+				kill(1 + at/every)
+				if Drop(t.Context(), drop) != nil {
+					dropsDied++
+				}
+				d.revive(0, false)
+				w.objects.revive(0, false)
+				if err := Drop(t.Context(), drop); err != nil {
+					t.Fatalf("%s call %d: %v", which, at, err)
+				}
+				if left := w.objects.keys(ref.String() + "/"); len(left) > 0 {
+					t.Errorf("%s call %d: %v are left", which, at, left)
+				}
+				m, err := s.ServingMap(t.Context(), "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				want, generations := old, 1
+				if m.Epoch > 1 {
+					want, generations, switched = fresh, 2, switched+1
+				}
+				viewOf(t, s).compare(t, fmt.Sprint(which, " ", at), want)
+				if list, _ := s.Generations(t.Context(), "shop"); len(list) != generations {
+					t.Errorf("%s call %d: generations %v", which, at, list)
+				}
+				if !dead || t.Failed() {
+					break
+				}
+				died++
+			}
+		}
+	}
+	if died < 8 || dropsDied < 8 || switched < 3 {
+		t.Errorf("%d deaths, %d of clean-ups, %d behind the switch prove little", died, dropsDied, switched)
 	}
 }
 

@@ -565,7 +565,7 @@ func TestParallelismIsCarriedOver(t *testing.T) {
 // TestCancelAtEveryStep cancels by signal, and by Temporal's own cancellation, while each step runs, while it waits for a
 // person, and while it is paused.
 func TestCancelAtEveryStep(t *testing.T) {
-	for _, step := range []string{"hold", "plan", "slice 0/1", "verify", "publish"} {
+	for _, step := range []string{"hold", "plan", "slice 0/1", "verify", "compare", "publish"} {
 		for _, by := range []string{"signal", "temporal"} {
 			for _, how := range []string{"running", "failed", "paused"} {
 				t.Run(step+" "+by+" "+how, func(t *testing.T) { cancelAt(t, step, by, how) })
@@ -602,7 +602,11 @@ func cancelAt(t *testing.T, step, by, how string) {
 			return nil
 		}
 	}
-	r, p, err := w.run(BackfillType, dayInput(), func(e *testsuite.TestWorkflowEnvironment) {
+	in := dayInput()
+	if step == "compare" {
+		in.Mode = ModeCompare
+	}
+	r, p, err := w.run(BackfillType, in, func(e *testsuite.TestWorkflowEnvironment) {
 		env = e
 		if how == "paused" {
 			later(t, env, func() {
@@ -638,6 +642,52 @@ func TestCanceledWhilePublishingMayBeServed(t *testing.T) {
 	})
 	if err != nil || r.Outcome != Published || p.State != Published || len(r.Warnings) != 1 {
 		t.Errorf("result %+v, %v", r, err)
+	}
+}
+
+// TestCancelWhileItCleansUp comes too late, whatever the outcome is, and leaves nothing behind.
+func TestCancelWhileItCleansUp(t *testing.T) {
+	for _, outcome := range []string{Published, Canceled} {
+		for _, by := range []string{"signal", "temporal"} {
+			t.Run(outcome+" "+by, func(t *testing.T) {
+				w := newWorld(t, 2)
+				w.hang["slice 0/1"] = outcome == Canceled
+				w.fail = func(call string, n int) error {
+					if call == "drop" && n < 8 {
+						return broken(true)
+					}
+					return nil
+				}
+				r, p, err := w.run(BackfillType, dayInput(), func(env *testsuite.TestWorkflowEnvironment) {
+					begins := time.Second
+					if outcome == Canceled {
+						begins += 10 * time.Second
+						later(t, env, func() { env.SignalWorkflow(SignalCancel, Order{}) }, 10*time.Second)
+					}
+					later(t, env, func() {
+						w.expect(env, Cleaning)
+						if by == "signal" {
+							env.SignalWorkflow(SignalCancel, Order{})
+						} else {
+							env.CancelWorkflow()
+						}
+					}, begins)
+				})
+				if p.State != outcome || w.served != (outcome == Published) || w.calls["drop"] != 8 {
+					t.Errorf("in the end it is %+v, served %v, %v", p, w.served, w.calls)
+				}
+				if by == "signal" && (p.Count != 1 || !strings.Contains(p.Rejected[0].Reason, "too late")) {
+					t.Errorf("the cancellation is answered with %+v", p.Rejected)
+				}
+				if outcome == Canceled && by == "temporal" {
+					if !temporal.IsCanceledError(err) {
+						t.Errorf("it ended with %v", err)
+					}
+				} else if err != nil || r.Outcome != outcome {
+					t.Errorf("result %+v, %v", r, err)
+				}
+			})
+		}
 	}
 }
 
