@@ -39,7 +39,7 @@ func (d *drawing) clip() error {
 	p.Range = p.Asked
 	end := func(to event.Micros, why string, args ...any) {
 		if to < p.Range.To {
-			p.note("the end is moved from %s to %s: "+why, append([]any{timeText(p.Range.To), timeText(to)}, args...)...)
+			p.clip("the end is moved from %s to %s: "+why, append([]any{timeText(p.Range.To), timeText(to)}, args...)...)
 			p.Range.To = to
 		}
 	}
@@ -47,7 +47,7 @@ func (d *drawing) clip() error {
 		end(in.Now, "what is later is the future")
 	}
 	if in.Sealed != 0 {
-		end(in.Sealed, "later sessions can still change in the live job")
+		end(in.Sealed, "later sessions can still change in the live job%s", in.SealedText)
 	}
 	for i := range a.partitions {
 		if to, ok := in.Through[a.partitions[i].topic][a.partitions[i].id]; ok && a.partitions[i].to < to {
@@ -59,12 +59,12 @@ func (d *drawing) clip() error {
 	if !a.unbounded {
 		end(a.greatest+1, "the archive has no later event")
 		if a.least > p.Range.From {
-			p.note("the start is moved from %s to %s: the archive has no earlier event", timeText(p.Range.From), timeText(a.least))
+			p.clip("the start is moved from %s to %s: the archive has no earlier event", timeText(p.Range.From), timeText(a.least))
 			p.Range.From = a.least
 		}
 	}
 	if p.Range.empty() {
-		return usage("nothing is left of %s: %s", p.Asked, strings.Join(p.Notes, "; "))
+		return usage("nothing is left of %s: %s", p.Asked, strings.Join(p.Clips, "; "))
 	}
 
 	p.Owned = TimeRange{p.Range.From - max(in.Before, p.Span), p.Range.To + in.After}

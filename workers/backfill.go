@@ -114,7 +114,7 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		return p, err
 	}
 	if in.Publish {
-		ask.Sealed = sealed.before
+		ask.Sealed, ask.SealedText = sealed.before, sealed.text
 		if err := b.dropSuperseded(ctx, in.Backfill.Job); err != nil {
 			return p, err
 		}
@@ -137,7 +137,7 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		Warnings: brief(append(plan.Warnings, plan.Notes...)),
 	}
 	if plan.Range != plan.Asked {
-		p.Clipped = fmt.Sprintf("%s was asked for, %s is left", plan.Asked, plan.Range)
+		p.Clipped = fmt.Sprintf("%s was asked for, %s is left: %s", plan.Asked, plan.Range, strings.Join(plan.Clips, "; "))
 	}
 	for _, c := range plan.Chunks {
 		p.Chunks = append(p.Chunks, c.Slices)
@@ -269,6 +269,7 @@ func (b *Backfills) served(ctx context.Context, job string) (list []servedRange,
 // sealing says what the live shards of what is served can still change.
 type sealing struct {
 	before  event.Micros   // no session that starts before can change any more; 0: none can at all
+	text    string         // how that comes about, for people
 	windows []event.Micros // of the reports of all versions that are served
 }
 
@@ -304,21 +305,39 @@ func (b *Backfills) sealed(ctx context.Context, job string) (s sealing, err erro
 			continue
 		}
 		before := event.Micros(1) // none has seen a record: all of time is to come
+		text := "it has not seen any record yet"
 		if p.Watermark > event.MinTime {
 			cfg := compiled.Config
 			cfg.Range = correlate.Range{From: 0, To: 1}
 			reach := -cfg.Near().From
 			before = max(before, p.Watermark-cfg.Session.Retention-reach)
+			text = fmt.Sprintf("its watermark %s less retention %s, max_span %s and the largest gap %s", timeOf(p.Watermark).Format(time.RFC3339),
+				short(cfg.Session.Retention), short(cfg.Session.MaxSpan), short(reach-cfg.Session.MaxSpan))
 		}
 		if p.Watermark == event.MaxTime {
 			before = event.MaxTime
 		}
-		s.before = min(s.before, before)
+		if before < s.before {
+			s.before = before
+			s.text = fmt.Sprintf(" (%s). It is sealed as the job gets on. Until then mode compare or dry_run computes it without publishing, "+
+				"and rebuild has the job compute its version anew", text)
+		}
 	}
 	if s.before == event.MaxTime {
 		s.before = 0
 	}
 	return s, nil
+}
+
+// short writes a duration without parts that are zero at its end.
+func short(d event.Micros) string {
+	text := (time.Duration(d) * time.Microsecond).String()
+	for _, end := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, end) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
 }
 
 // ends asks Kafka for the ends of the topics of a job. A topic that is not there any more has only its archive.

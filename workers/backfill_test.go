@@ -105,6 +105,10 @@ func TestSealedIsWhatNoLiveShardCanChange(t *testing.T) {
 	expect("the shard has seen nothing", 1)
 	b.mark(t, one, 0, day)
 	expect("retention, span and the largest gap", day-(1+5+2)*hour)
+	if s, err := b.sealed(t.Context(), "small"); err != nil ||
+		!strings.HasPrefix(s.text, " (its watermark 2026-11-01T00:00:00Z less retention 1h, max_span 5h and the largest gap 2h)") || !strings.Contains(s.text, "rebuild") {
+		t.Errorf("it says %q, %v", s.text, err)
+	}
 	b.mark(t, one, 1, day-hour)
 	expect("the shard that is behind", day-(2+5+2)*hour)
 	two := b.generation(t, "2", liveKind)

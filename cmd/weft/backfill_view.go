@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
+	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -98,13 +100,20 @@ func runsOf(r *workflowservice.DescribeWorkflowExecutionResponse) []sliceRun {
 // failureCells bounds what is shown of a failure, which may take several lines.
 const failureCells = 1000
 
-// barCells is how wide the bar of the progress is.
-const barCells = 30
+const (
+	barCells  = 30 // of the bar of the progress
+	viewNames = 10 // before each line
+	// differencesShown is how many differences are shown; the report has more.
+	differencesShown = 5
+)
 
 // draw shows how it gets on, without the slices.
 func (v *backfillView) draw(s *screen) {
-	line := func(name, format string, args ...any) {
-		s.printf("%s%s\n", s.paint(faint, pad(name, 10, false)), safe(fmt.Sprintf(format, args...), s.room(10)))
+	line := func(name, format string, args ...any) { // whole: what is to be done often stands at its end
+		for _, text := range s.folded(fmt.Sprintf(format, args...), viewNames, failureCells) {
+			s.printf("%s%s\n", s.paint(faint, pad(name, viewNames, false)), text)
+			name = ""
+		}
 	}
 	s.printf("%s  %s\n", s.paint(bold, safe(v.Workflow, s.room(20))), s.paint(phaseStyle(v.State), safe(v.State, 20)))
 	if v.Unanswered != "" {
@@ -159,6 +168,15 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 	}
 	if c := v.Compared; c != nil {
 		line("compared", "%s the same, %s changed, %s missing, %s extra", thousands(c.Same), thousands(c.Changed), thousands(c.Missing), thousands(c.Extra))
+		for _, cause := range slices.Sorted(maps.Keys(c.Causes)) {
+			line("", "%s of them: %s", thousands(c.Causes[cause]), causeText(cause))
+		}
+		for i, d := range c.First {
+			if i == differencesShown {
+				break
+			}
+			line(d.Kind, "%s", differenceText(&d))
+		}
 		line("report", "%s", c.Report)
 	}
 	if v.Repair != "" {
@@ -170,6 +188,33 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 	if d := v.Verified; d != nil {
 		line("digest", "%s of %s in the range", d.Digest, count(int(d.Sessions), "session"))
 	}
+}
+
+// causeText explains why sessions differ.
+func causeText(cause string) string {
+	text, ok := map[string]string{
+		"late":    "late: events came too late for the live job",
+		"reject":  "reject: a record was rejected by one of both",
+		"version": "version: another version is served",
+		"unknown": "unknown: neither late events nor rejects nor another version explain it",
+	}[cause]
+	if !ok {
+		return cause
+	}
+	return text
+}
+
+// differenceText describes one session that differs.
+func differenceText(d *activities.Difference) string {
+	ids := d.Served
+	if len(ids) == 0 {
+		ids = d.Staged
+	}
+	text := d.Start.UTC().Format(time.RFC3339) + "  " + strings.Join(ids, " ")
+	if len(d.Fields) > 0 {
+		text += ": " + strings.Join(d.Fields, ", ")
+	}
+	return text + " (" + strings.Join(d.Causes, ", ") + ")"
 }
 
 // drawSlices shows the page of slices.
