@@ -112,8 +112,8 @@ func (d *drawing) draw() ([][]drawnSlice, error) {
 		}
 	}
 	if len(list) < d.in.Parallelism {
-		p.note("%d chunks instead of %d: more would read the reach around each of them again, over the bound of %d bytes",
-			len(list), d.in.Parallelism, p.Totals.WithinBytes)
+		p.note("%d chunks instead of %d, so as many slices at once: more would read the reach around each of them again, over the bound of %s",
+			len(list), d.in.Parallelism, mebibytes(p.Totals.WithinBytes))
 	}
 	for {
 		chunks, straddling := d.slices(list)
@@ -130,6 +130,8 @@ func (d *drawing) draw() ([][]drawnSlice, error) {
 		return chunks, nil
 	}
 }
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 func duration(t event.Micros) time.Duration { return time.Duration(t) * time.Microsecond }
 
@@ -280,7 +282,7 @@ func (d *drawing) warn() {
 		p.warning("%d files have no statistics for this version's sources: every slice reads them", a.totals.Unmeasured)
 	}
 	if over := p.Totals.ReadBytes - p.Totals.WithinBytes; over > 0 {
-		p.warning("the plan reads up to %d bytes, %d more than one and a half times its range and a reach on either side", p.Totals.ReadBytes, over)
+		p.warning("the plan reads up to %s, %s more than one and a half times its range and a reach on either side", mebibytes(p.Totals.ReadBytes), mebibytes(over))
 	}
 	const hour = SliceDefault
 	for number := range d.in.Job.Spec.Sources {

@@ -230,21 +230,21 @@ func MakePlan(ctx context.Context, in PlanInput) (*Plan, error) {
 	}
 	a, err := readArchive(ctx, &in)
 	if err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	p := &Plan{Format: stageFormat, Ref: in.Ref, Version: in.Version, Checksum: in.Checksum, Asked: TimeRange{in.From, in.To}, Order: in.Order}
 	d := drawing{in: &in, plan: p, archive: a}
 	if err := d.clip(); err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	chunks, err := d.draw()
 	if err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	d.warn()
 	nonce := strings.ToLower(rand.Text())
 	if err := d.store(ctx, nonce, chunks); err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	mine, err := commit(ctx, in.Objects, in.Ref.planKey(), p, nonce)
 	if err == nil && !mine {

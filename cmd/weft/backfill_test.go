@@ -94,7 +94,7 @@ func TestBackfillView(t *testing.T) {
 	text := s.String()
 	for _, want := range []string{
 		"backfill/payments/x  needs_attention\n", "2026-11-01T03:04:05Z to 2026-11-02T03:04:05Z, version 3", `a part\x1b[2J`,
-		"2 of 4 slices, 1 running, 1 failed", "1,234,567 records, 5 MiB, 1,000/s", "890 sessions, 7 rejects", "about 1m30s with 2 slices at once",
+		"2 of 4 slices, 1 running, 1 failed", "1,234,567 records, 5 MiB, 1,000/s", "890 sessions, 7 rejects", "about 1m30s, at most 2 slices at once", "weft backfill retry payments/x; or weft backfill cancel payments/x",
 		"1 signal, the last pauze: no such signal", "4,321", "backing_off", "the store is away", `0/1: no room\x1b[31m`, "(make some)\n", "page 0 of 2",
 	} {
 		if !strings.Contains(text, want) {

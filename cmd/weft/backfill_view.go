@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/workflows"
@@ -72,15 +73,20 @@ func lookAtBackfill(ctx context.Context, t client.Client, id string, page int) (
 	return v, nil
 }
 
-// causeOf is the message of what failed, without what the SDK puts before it.
+// causeOf is the message of what failed, without what the SDK puts around it.
 func causeOf(err error) string {
 	for {
 		inner := errors.Unwrap(err)
 		if inner == nil {
-			return err.Error()
+			break
 		}
 		err = inner
 	}
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Message()
+	}
+	return err.Error()
 }
 
 func runsOf(r *workflowservice.DescribeWorkflowExecutionResponse) []sliceRun {
@@ -130,6 +136,13 @@ func (v *backfillView) draw(s *screen) {
 	if v.Failure != "" {
 		line("failed", "%s", v.Failure)
 	}
+	switch id := strings.TrimPrefix(v.Workflow, "backfill/"); {
+	case v.over():
+	case v.State == workflows.NeedsAttention:
+		line("to do", "mend what failed, then weft backfill retry %s; or weft backfill cancel %s", id, id)
+	case v.State == workflows.Paused:
+		line("to do", "weft backfill resume %s", id)
+	}
 	if n := v.Count; n > 0 {
 		last := v.Rejected[len(v.Rejected)-1]
 		line("rejected", "%s, the last %s: %s", count(n, "signal"), last.Signal, last.Reason)
@@ -159,7 +172,7 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 		line("read", "%s records, %s MiB, %s/s", thousands(v.Rows), thousands(v.Bytes>>20), thousands(int64(v.Rate)))
 		line("found", "%s sessions, %s rejects", thousands(v.Sessions), thousands(v.Rejects))
 		if v.ETA > 0 && !v.over() {
-			line("left", "about %s with %s at once", (time.Duration(v.ETA) * time.Second).String(), count(v.Parallelism, "slice"))
+			line("left", "about %s, at most %s at once", (time.Duration(v.ETA) * time.Second).String(), count(v.Parallelism, "slice"))
 		}
 	}
 	if p := v.Published; p != nil {
@@ -319,7 +332,10 @@ func watchBackfill(ctx context.Context, t client.Client, w io.Writer, id string,
 			_, err = io.WriteString(w, rise(drawn)+text)
 			drawn = strings.Count(text, "\n")
 		default:
-			text := fmt.Sprintf("%s: %d of %d slices, %d failed, %s records, %s sessions\n", v.State, v.Done, v.Total, v.Failed, thousands(v.Rows), thousands(v.Sessions))
+			text := v.State + "\n"
+			if v.Total > 0 {
+				text = fmt.Sprintf("%s: %d of %d slices, %d failed, %s records, %s sessions\n", v.State, v.Done, v.Total, v.Failed, thousands(v.Rows), thousands(v.Sessions))
+			}
 			if text != before {
 				_, err = io.WriteString(w, text)
 				before = text
