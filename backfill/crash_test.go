@@ -16,6 +16,7 @@ import (
 // crashWorld is a small world with a plan of a few slices.
 func crashWorld(t *testing.T) (*world, *Plan) {
 	w := newWorld(t, 3)
+	w.new = compile(t, strings.Replace(string(w.new.Spec.Text), "job: shop\n", "job: shop\nshard_by: game\n", 1))
 	p, err := w.plan(func(in *PlanInput) { in.Slice = 120_000_000 })
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +28,7 @@ func crashWorld(t *testing.T) (*world, *Plan) {
 }
 
 // TestSliceDiesAnywhere lets a process die at every call to the object store, before and after the call took effect. Whoever
-// comes next ends with the same results, and a sweep leaves nothing that no manifest names.
+// comes next ends with the same results, whatever memory it has, and nothing is gone that a manifest names.
 func TestSliceDiesAnywhere(t *testing.T) {
 	w, p := crashWorld(t)
 	if err := w.runAll(p, nil); err != nil {
@@ -38,13 +39,19 @@ func TestSliceDiesAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	deaths := 0
-	for _, after := range []bool{false, true} {
-		for at := 1; ; at++ {
+	for _, c := range []struct {
+		after bool
+		least int // of pieces
+		every int // calls
+	}{{false, unsorted, 1}, {true, unsorted, 1}, {false, 16, 5}, {true, 16, 5}} {
+		after := c.after
+		for at := 1; ; at += c.every {
 			w, p := crashWorld(t)
 			died := false
 			for slice := range p.Chunks[0].Slices {
 				in := SliceInput{Plan: p.Ref, Slice: slice, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: t.TempDir()}
 				if slice == 1 {
+					in.least = c.least
 					w.objects.revive(at, after)
 				}
 				r, err := RunSlice(t.Context(), in, nil)
@@ -56,6 +63,7 @@ func TestSliceDiesAnywhere(t *testing.T) {
 					if !errors.Is(err, errDied) {
 						t.Fatal(err)
 					}
+					in.least = unsorted // whoever comes next has more memory
 					if r, err = RunSlice(t.Context(), in, nil); err != nil {
 						t.Fatalf("call %d: %v", at, err)
 					}
