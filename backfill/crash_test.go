@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/store"
@@ -172,6 +174,54 @@ func TestOrderOfSlices(t *testing.T) {
 		if r, err := run(0, p.Chunks[0].Slices-1); err != nil || !r.Done || !r.Existed || r.Sessions != 0 {
 			t.Errorf("behind the end: %+v, %v", r, err)
 		}
+	}
+}
+
+// silent is an object store that never answers when data files are asked for.
+type silent struct{ *memory }
+
+func (s silent) GetRange(ctx context.Context, key string, from, n int64) ([]byte, error) {
+	if !strings.HasSuffix(key, ".parquet") {
+		return s.memory.GetRange(ctx, key, from, n)
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A store that has gone silent fails a slice after a while, and does not hold it for ever. One that is told to end does so at once.
+func TestSilentObjectStore(t *testing.T) {
+	w, p := crashWorld(t)
+	synctest.Test(t, func(t *testing.T) {
+		in := SliceInput{Plan: p.Ref, Job: w.new, Objects: Timed(silent{w.objects}), Decoders: 1, TempDir: t.TempDir()}
+		began := time.Now()
+		_, err := RunSlice(t.Context(), in, nil)
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "the object store has not answered within 2m0s") ||
+			!errors.Is(err, context.DeadlineExceeded) || took < callTime || took > 2*callTime {
+			t.Errorf("after %s: %v", took, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		if _, err := RunSlice(ctx, in, nil); err == nil || time.Since(began) > 2*time.Second {
+			t.Errorf("told to end it did so after %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+// A process that dies leaves no files: what is staged and sorted has no name on disk.
+func TestSliceLeavesNoFiles(t *testing.T) {
+	w, p := crashWorld(t)
+	dir := t.TempDir()
+	seen := 0
+	in := SliceInput{Plan: p.Ref, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: dir, least: 16}
+	w.objects.called = func() {
+		seen++
+		if left := names(t, dir); len(left) > 0 {
+			t.Errorf("a process that dies would leave %v", left)
+		}
+	}
+	if _, err := RunSlice(t.Context(), in, nil); err != nil || seen < 20 {
+		t.Errorf("%d calls, %v", seen, err)
 	}
 }
 

@@ -69,6 +69,9 @@ func (c *Config) backfills(o worker.Options) worker.Worker {
 
 func (b *Backfills) env() *Env { return b.Versions.Env }
 
+// objects is where the archive and what is staged are.
+func (b *Backfills) objects() backfill.ObjectStore { return backfill.Timed(b.env().Objects) }
+
 func (b *Backfills) slots() int { return max(1, b.Slots) }
 
 func refOf(r activities.BackfillRef) backfill.PlanRef { return backfill.PlanRef{Job: r.Job, ID: r.ID} }
@@ -96,7 +99,7 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		return p, err
 	}
 	ask := backfill.PlanInput{
-		Ref: refOf(in.Backfill), Job: job, Version: version.Number, Checksum: version.Checksum, Objects: b.env().Objects,
+		Ref: refOf(in.Backfill), Job: job, Version: version.Number, Checksum: version.Checksum, Objects: b.objects(),
 		From: micros(in.From), To: micros(in.To), Parallelism: in.Parallelism, Order: backfill.OldestFirst,
 		Before: event.Micros(in.Margin.Before.Microseconds()), After: event.Micros(in.Margin.After.Microseconds()),
 		Now: micros(b.now()), Decoders: b.decoders(0),
@@ -166,7 +169,7 @@ func (b *Backfills) dropSuperseded(ctx context.Context, job string) error {
 			slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.Generation == g.ID }) {
 			continue
 		}
-		_, err := backfill.LoadPlan(ctx, b.env().Objects, backfill.PlanRef{Job: job, ID: id})
+		_, err := backfill.LoadPlan(ctx, b.objects(), backfill.PlanRef{Job: job, ID: id})
 		if err == nil {
 			continue
 		}
@@ -390,7 +393,7 @@ func (b *Backfills) RunSlice(ctx context.Context, in activities.SliceInput, prog
 		return d, err
 	}
 	r, err := backfill.RunSlice(ctx, backfill.SliceInput{
-		Plan: refOf(in.Backfill), Chunk: in.Chunk, Slice: in.Slice, Job: job, Objects: b.env().Objects,
+		Plan: refOf(in.Backfill), Chunk: in.Chunk, Slice: in.Slice, Job: job, Objects: b.objects(),
 		MemoryBytes: max(backfill.MemoryBytesMin, backfill.MachineBytes()/2/int64(b.slots())), Decoders: b.decoders(in.Share),
 		RecordsPerSecond: int(in.Throttle), TempDir: b.Versions.Work,
 	}, func(p backfill.SliceProgress) { progress(activities.Beat{Records: p.Records}) })
@@ -414,7 +417,7 @@ func (b *Backfills) Verify(ctx context.Context, in activities.VerifyInput, progr
 	if err != nil {
 		return v, err
 	}
-	t, err := backfill.Total(ctx, b.env().Objects, plan.Ref, job, backfill.TimeRange{})
+	t, err := backfill.Total(ctx, b.objects(), plan.Ref, job, backfill.TimeRange{})
 	if err != nil {
 		return v, err
 	}
@@ -423,7 +426,7 @@ func (b *Backfills) Verify(ctx context.Context, in activities.VerifyInput, progr
 			plan.Ref, t.Records, t.Sessions, in.Rows, in.Sessions)
 	}
 	if plan.Range != plan.Owned {
-		if t, err = backfill.Total(ctx, b.env().Objects, plan.Ref, job, plan.Range); err != nil {
+		if t, err = backfill.Total(ctx, b.objects(), plan.Ref, job, plan.Range); err != nil {
 			return v, err
 		}
 	}
@@ -435,7 +438,7 @@ func (b *Backfills) plan(ctx context.Context, ref activities.BackfillRef) (*oper
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, err := backfill.LoadPlan(ctx, b.env().Objects, refOf(ref))
+	plan, err := backfill.LoadPlan(ctx, b.objects(), refOf(ref))
 	return job, plan, err
 }
 
@@ -470,7 +473,7 @@ func (b *Backfills) Publish(ctx context.Context, in activities.PublishBackfillIn
 		return p, err
 	}
 	r, err := backfill.Publish(ctx, backfill.PublishInput{
-		Plan: refOf(in.Backfill), Job: job, Objects: b.env().Objects, Store: b.env().Store,
+		Plan: refOf(in.Backfill), Job: job, Objects: b.objects(), Store: b.env().Store,
 		RequestID: in.RequestID, Actor: in.Actor, Reason: in.Reason, Sealed: sealed.before, Windows: sealed.windows,
 	})
 	var narrow *backfill.IncompleteError
@@ -492,7 +495,7 @@ func (b *Backfills) Publish(ctx context.Context, in activities.PublishBackfillIn
 func (b *Backfills) Drop(ctx context.Context, in activities.DropInput, progress func(activities.Beat)) (d activities.Dropped, err error) {
 	defer beating(progress)()
 	ref := refOf(in.Backfill)
-	err = backfill.Drop(ctx, backfill.DropInput{Plan: ref, Objects: b.env().Objects, Store: b.env().Store, KeepServed: true})
+	err = backfill.Drop(ctx, backfill.DropInput{Plan: ref, Objects: b.objects(), Store: b.env().Store, KeepServed: true})
 	if err != nil {
 		return d, err
 	}
@@ -517,7 +520,7 @@ func (b *Backfills) Compare(ctx context.Context, in activities.CompareBackfillIn
 		return c, err
 	}
 	r, err := backfill.Compare(ctx, backfill.CompareInput{
-		Plan: refOf(in.Backfill), Job: job, Objects: b.env().Objects, Store: b.env().Store, First: firstDifferences, Report: in.Report,
+		Plan: refOf(in.Backfill), Job: job, Objects: b.objects(), Store: b.env().Store, First: firstDifferences, Report: in.Report,
 	})
 	if err != nil {
 		return c, err
