@@ -45,7 +45,7 @@ func TestSliceDiesAnywhere(t *testing.T) {
 		after bool
 		least int // of pieces
 		every int // calls
-	}{{false, unsorted, 1}, {true, unsorted, 1}, {false, 16, 5}, {true, 16, 5}} {
+	}{{false, unsorted, 1}, {true, unsorted, 1}, {false, 16, 9}, {true, 16, 9}} {
 		after := c.after
 		for at := 1; ; at += c.every {
 			w, p := crashWorld(t)

@@ -106,11 +106,11 @@ func TestOpenSessionsOutgrowMemory(t *testing.T) {
 // that has all the memory it wants, and the heap stays near the bound.
 func TestSliceOutgrowsMemory(t *testing.T) {
 	const (
-		events = 150_000
+		events = 100_000
 		slices = 5
-		bound  = 4 << 20
+		bound  = 3 << 20
 		// Beside the state there are what it is restored from and stored as, the batches, and the buffers of what is staged.
-		buffers = 24 << 20
+		buffers = 28 << 20
 		file    = 5_000
 	)
 	job := compile(t, `version: weft/v1
