@@ -118,7 +118,7 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 	}
 	if in.Publish {
 		ask.Sealed, ask.SealedText = sealed.before, sealed.text
-		if err := b.dropSuperseded(ctx, in.Backfill.Job); err != nil {
+		if err := errors.Join(b.dropSuperseded(ctx, in.Backfill.Job), b.dropLeft(ctx, in.Backfill.Job)); err != nil {
 			return p, err
 		}
 	}
@@ -182,6 +182,50 @@ func (b *Backfills) dropSuperseded(ctx context.Context, job string) error {
 		b.Log.Info("dropped a generation of which nothing is served", "job", job, "generation", g.ID, "kind", g.Kind)
 	}
 	return nil
+}
+
+// leftFor is how long what has no plan is left: one that is being planned has none yet.
+const leftFor = 24 * time.Hour
+
+// dropLeft removes what was written behind a clean-up: a process that was stopped for long may store the end of a slice when it
+// goes on. What is of no plan is of no backfill that runs.
+func (b *Backfills) dropLeft(ctx context.Context, job string) error {
+	objects := b.objects()
+	root := backfill.PlanRef{Job: job}.String() // backfill/<job>/
+	for after := ""; ; {
+		id := ""
+		for info, err := range objects.List(ctx, root, after) {
+			if err != nil {
+				return fmt.Errorf("look for what backfills of %s have left: %w", job, err)
+			}
+			id, _, _ = strings.Cut(strings.TrimPrefix(info.Key, root), "/")
+			break
+		}
+		if id == "" {
+			return nil
+		}
+		ref := backfill.PlanRef{Job: job, ID: id}
+		after = ref.String() + "0" // behind all that starts with the id and a slash
+		if _, err := backfill.LoadPlan(ctx, objects, ref); !errors.Is(err, backfill.ErrNotPlanned) {
+			continue // one that cannot be read is for people
+		}
+		latest := time.Time{}
+		for info, err := range objects.List(ctx, ref.String()+"/", "") {
+			if err != nil {
+				return fmt.Errorf("look for what backfills of %s have left: %w", job, err)
+			}
+			if info.Modified.After(latest) {
+				latest = info.Modified
+			}
+		}
+		if latest.After(b.now().Add(-leftFor)) {
+			continue
+		}
+		if err := backfill.Drop(ctx, backfill.DropInput{Plan: ref, Objects: objects}); err != nil {
+			return err
+		}
+		b.Log.Info("removed what a backfill had left", "backfill", ref)
+	}
 }
 
 const (

@@ -182,6 +182,38 @@ func TestSupersededGenerationsAreDropped(t *testing.T) {
 	expect(live, served, running)
 }
 
+// TestWhatIsLeftIsRemoved: objects without a plan, once they are old.
+func TestWhatIsLeftIsRemoved(t *testing.T) {
+	b, now := newBackfills(t)
+	*now = time.Now()
+	for _, key := range []string{"a/plan.json", "a/slices/1", "b/slices/00001/000001.json", "b/slices/00002-x.rows", "b-1/plan/n-1.json", "c/plan.json"} {
+		id, _, _ := strings.Cut(key, "/")
+		text := `{"format":1,"ref":{"job":"small","id":"` + id + `"}}`
+		if _, err := b.env().Objects.PutIfAbsent(t.Context(), "backfill/small/"+key, []byte(text), "n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		if err := b.dropLeft(t.Context(), "small"); err != nil {
+			t.Fatal(err)
+		}
+		var left []string
+		for info, err := range b.env().Objects.List(t.Context(), "backfill/", "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = append(left, strings.TrimPrefix(info.Key, "backfill/small/"))
+		}
+		if strings.Join(left, " ") != strings.Join(want, " ") {
+			t.Errorf("left are %v, want %v", left, want)
+		}
+	}
+	expect("a/plan.json", "a/slices/1", "b-1/plan/n-1.json", "b/slices/00001/000001.json", "b/slices/00002-x.rows", "c/plan.json")
+	*now = now.Add(leftFor + time.Hour)
+	expect("a/plan.json", "a/slices/1", "c/plan.json")
+}
+
 func TestSlicesShareTheirMachine(t *testing.T) {
 	b := &Backfills{}
 	if all := b.decoders(0); b.decoders(0.5) > max(1, all/2) || b.decoders(0.99) != 1 {
