@@ -110,7 +110,7 @@ func newNative(t *testing.T) *native {
 	for _, name := range []string{"temporal-server", "temporal-sql-tool"} {
 		n.must(os.Symlink(self, filepath.Join(programs, name)))
 	}
-	buildWeft(t, programs)
+	built(t, weftProgram)
 	gateway := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(programs, "versitygw"), "github.com/versity/versitygw/cmd/versitygw")
 	if out, err := gateway.CombinedOutput(); err != nil {
 		t.Fatalf("build versitygw: %v: %s", err, out)
