@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,6 +22,9 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/embedgw"
 	"go.temporal.io/server/common/authorization"
 	"go.temporal.io/server/common/config"
 	"go.temporal.io/server/common/log"
@@ -107,14 +112,10 @@ func newNative(t *testing.T) *native {
 	n.must(os.Mkdir(programs, 0o755))
 	self, err := os.Executable()
 	n.must(err)
-	for _, name := range []string{"temporal-server", "temporal-sql-tool"} {
+	for _, name := range []string{"temporal-server", "temporal-sql-tool", "versitygw"} {
 		n.must(os.Symlink(self, filepath.Join(programs, name)))
 	}
 	buildWeft(t, programs)
-	gateway := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(programs, "versitygw"), "github.com/versity/versitygw/cmd/versitygw")
-	if out, err := gateway.CombinedOutput(); err != nil {
-		t.Fatalf("build versitygw: %v: %s", err, out)
-	}
 	n.path = programs + ":" + n.bin + ":" + os.Getenv("PATH")
 	n.phase("built")
 	return n
@@ -457,6 +458,29 @@ func runTemporalServer() error {
 }
 
 func runTemporalSQLTool() error { return sql.RunTool(os.Args) }
+
+// runVersityGW is what the gateway's program does with the flags of docker-compose.yml; others it does not know.
+func runVersityGW() error {
+	f := flag.NewFlagSet("versitygw", flag.ContinueOnError)
+	port := f.String("port", "", "")
+	health := f.String("health", "", "")
+	if err := f.Parse(os.Args[1:]); err != nil {
+		return err
+	}
+	if f.NArg() != 2 || f.Arg(0) != "posix" {
+		return fmt.Errorf("expected posix and a folder, got %q", f.Args())
+	}
+	folder, err := posix.New(f.Arg(1), meta.XattrMeta{}, posix.PosixOpts{})
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return embedgw.RunVersityGW(ctx, folder, &embedgw.Config{
+		RootUserAccess: os.Getenv("ROOT_ACCESS_KEY"), RootUserSecret: os.Getenv("ROOT_SECRET_KEY"), Region: "us-east-1",
+		Ports: []string{*port}, HealthPath: *health, MaxConnections: 10_000, MaxRequests: 1_000, MultipartMaxParts: 10_000,
+	})
+}
 
 // awaitHealthy asks the health check of one of Weft's services.
 func (n *native) awaitHealthy(service string, p *process) {

@@ -7,12 +7,13 @@ import (
 	"testing"
 )
 
-// TestMain lets this program stand for Temporal's own programs: under their names it does what they do, since building them
-// would compile and link a hundred megabytes more.
+// TestMain lets this program stand for those of other servers: under their names it does what they do, since building them would
+// compile and link a hundred megabytes more.
 func TestMain(m *testing.M) {
 	program, ok := map[string]func() error{
 		"temporal-server":   runTemporalServer,
 		"temporal-sql-tool": runTemporalSQLTool,
+		"versitygw":         runVersityGW,
 	}[filepath.Base(os.Args[0])]
 	if !ok {
 		os.Exit(m.Run())
