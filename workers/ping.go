@@ -180,6 +180,25 @@ func pingStore(ctx context.Context, at stack.Addresses) (string, error) {
 	return fmt.Sprintf("schema %d", version), nil
 }
 
+// AwaitTemporal connects as DialTemporal does, and tries again for a while: a server that starts listens before it answers.
+func AwaitTemporal(ctx context.Context, at stack.Addresses, identity string, logger *slog.Logger, wait time.Duration) (client.Client, error) {
+	limit, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	again := time.NewTicker(namespaceTry)
+	defer again.Stop()
+	for {
+		c, err := DialTemporal(ctx, at, identity, logger)
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-again.C:
+		case <-limit.Done():
+			return nil, err
+		}
+	}
+}
+
 // CreateNamespace makes a namespace where there is none, and returns once it can be used. Finished workflows are kept for the
 // retention, at least a day. A server that has just started refuses some questions, so it is asked for a minute.
 func CreateNamespace(ctx context.Context, c client.Client, namespace string, retention time.Duration) (created bool, err error) {

@@ -27,14 +27,17 @@ import (
 type frontend struct {
 	workflowservice.UnimplementedWorkflowServiceServer
 	operatorservice.UnimplementedOperatorServiceServer
-	namespace, attributes atomic.Bool // are there
-	unready               atomic.Int64
+	namespace, attributes atomic.Bool  // are there
+	starting, unready     atomic.Int64 // calls that are refused at first
 	registered            atomic.Int64
 	retention             atomic.Int64
 	pollers               []*taskqueue.PollerInfo
 }
 
 func (f *frontend) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
+	if f.starting.Add(-1) >= 0 {
+		return nil, serviceerror.ToStatus(serviceerror.NewUnavailable("Frontend is not healthy yet")).Err()
+	}
 	return &workflowservice.GetSystemInfoResponse{ServerVersion: "1.2.3"}, nil
 }
 
@@ -142,6 +145,21 @@ func TestPingNobody(t *testing.T) {
 	}
 	if got := Ping(t.Context(), stack.Addresses{Store: "sqlite:" + t.TempDir() + "/none"}, "", stack.Store); !got[0].OK || got[0].Text != "nothing is in it yet" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestAwaitTemporal calls a server that listens and does not answer yet, and one that never does.
+func TestAwaitTemporal(t *testing.T) {
+	f := &frontend{}
+	f.starting.Store(2)
+	c, err := AwaitTemporal(t.Context(), f.start(t), "test", slog.New(slog.DiscardHandler), time.Minute)
+	if err != nil || f.starting.Load() >= 0 {
+		t.Fatalf("%v, after %d calls", err, 2-f.starting.Load())
+	}
+	c.Close()
+	f.starting.Store(1 << 40)
+	if _, err := AwaitTemporal(t.Context(), f.start(t), "test", slog.New(slog.DiscardHandler), time.Millisecond); err == nil || !strings.Contains(err.Error(), "not healthy yet") {
+		t.Errorf("a server that never answers: %v", err)
 	}
 }
 
