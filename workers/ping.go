@@ -117,7 +117,7 @@ func namespaceThere(ctx context.Context, t client.Client, namespace string) erro
 	_, err := t.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
 	var none *serviceerror.NamespaceNotFound
 	if errors.As(err, &none) {
-		return fmt.Errorf("%w: it has no namespace %s (`weft setup --create-namespace` makes it)", ErrNotSetUp, namespace)
+		return noNamespace(namespace)
 	}
 	if err != nil {
 		return fmt.Errorf("ask Temporal for the namespace %s: %w", namespace, err)

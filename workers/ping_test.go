@@ -60,7 +60,10 @@ func (f *frontend) RegisterNamespace(_ context.Context, r *workflowservice.Regis
 	return &workflowservice.RegisterNamespaceResponse{}, nil
 }
 
-func (f *frontend) ListSearchAttributes(context.Context, *operatorservice.ListSearchAttributesRequest) (*operatorservice.ListSearchAttributesResponse, error) {
+func (f *frontend) ListSearchAttributes(_ context.Context, in *operatorservice.ListSearchAttributesRequest) (*operatorservice.ListSearchAttributesResponse, error) {
+	if !f.namespace.Load() {
+		return nil, serviceerror.ToStatus(serviceerror.NewNamespaceNotFound(in.GetNamespace())).Err()
+	}
 	r := &operatorservice.ListSearchAttributesResponse{CustomAttributes: map[string]enums.IndexedValueType{}}
 	for _, name := range searchAttributes() {
 		if f.attributes.Load() {
@@ -172,6 +175,9 @@ func TestCreateNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if _, err := SetUp(t.Context(), c, "pay"); !errors.Is(err, ErrNotSetUp) || !strings.Contains(err.Error(), "--create-namespace") {
+		t.Errorf("without a namespace: %v", err)
+	}
 	f.unready.Store(2)
 	for _, want := range []bool{true, false} {
 		if created, err := CreateNamespace(t.Context(), c, "pay", 48*time.Hour); err != nil || created != want {
