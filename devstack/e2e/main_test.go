@@ -13,12 +13,13 @@ import (
 // machine.
 var programs string
 
-// TestMain lets this program stand for Temporal's own programs: under their names it does what they do, since building them
-// would compile and link a hundred megabytes more.
+// TestMain lets this program stand for those of other servers: under their names it does what they do, since building them would
+// compile and link a hundred megabytes more.
 func TestMain(m *testing.M) {
 	program, ok := map[string]func() error{
 		"temporal-server":   runTemporalServer,
 		"temporal-sql-tool": runTemporalSQLTool,
+		"versitygw":         runVersityGW,
 	}[filepath.Base(os.Args[0])]
 	if ok {
 		if err := program(); err != nil {
