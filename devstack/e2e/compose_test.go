@@ -608,6 +608,13 @@ func (n *native) runJob() []*process {
 	n.phase("the records are in Kafka")
 	n.weft("job", "run", "--spec", "pay/job.yaml", "--detach")
 	worker := n.start("worker", []string{"weft", "worker", "--job", "payments", "--version", "1", "--work", filepath.Join(n.dir, "work"), "--log-format", "json"}, n.env("weft"))
+	n.await("the job is served", worker, func() error {
+		out, err := n.command(n.ctx, []string{"weft", "sessions", "--job", "payments", "--limit", "1"}, n.env("weft")).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
 	return []*process{worker}
 }
 
