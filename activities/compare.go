@@ -34,6 +34,7 @@ type Trial struct {
 	LagMS         int64   `json:"lag_ms"`                // -1: not known
 	Clipped       bool    `json:"clipped,omitempty"`     // there were more sessions: the newest were compared
 	Differences   string  `json:"differences,omitempty"` // object with sessions that differ
+	Summary       string  `json:"summary,omitempty"`     // in words, what does not agree
 }
 
 // GateResult is what one gate says.

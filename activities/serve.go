@@ -44,10 +44,11 @@ type Plan struct {
 	Phases   []string `json:"phases"`  // for a person
 	Steps    []Step   `json:"steps"`
 	Gates    []Gate   `json:"gates"`
-	Expect   []string `json:"expect"`     // intended differences
-	LagMaxMS int64    `json:"lag_max_ms"` // within which it counts as caught up
-	WindowMS int64    `json:"window_ms"`  // for which the previous version runs on after a promotion
-	TwoMust  bool     `json:"two_person"` // somebody else than who deployed must agree
+	Expect   []string `json:"expect"`               // intended differences
+	LagMaxMS int64    `json:"lag_max_ms"`           // within which it counts as caught up
+	WarmUpMS int64    `json:"warm_up_ms,omitempty"` // within which it must have caught up; 0: as long as it gets nearer
+	WindowMS int64    `json:"window_ms"`            // for which the previous version runs on after a promotion
+	TwoMust  bool     `json:"two_person"`           // somebody else than who deployed must agree
 	Freeze   []string `json:"freeze"`
 	Topics   []string `json:"topics"`
 	Sinks    bool     `json:"sinks"` // the job wants a publisher
@@ -131,19 +132,25 @@ type StandingInput struct {
 	Current  int    `json:"current"` // 0: nothing is served
 	Shards   int    `json:"shards"`
 	LagMaxMS int64  `json:"lag_max_ms"`
-	Key      string `json:"key"` // of an object that keeps where the current version was when first asked; empty: does not matter
+	Key      string `json:"key"`              // of an object that keeps where the current version was when first asked; empty: does not matter
+	Health   bool   `json:"health,omitempty"` // also why it does not run well
 }
 
 // Standing is how a version stands.
 type Standing struct {
-	Phase    string `json:"phase"`           // of its workflow; empty: it has none
-	Error    string `json:"error,omitempty"` // why it failed
-	Behind   int64  `json:"behind"`          // records until where the current version was when first asked; -1: not known
-	LagMS    int64  `json:"lag_ms"`          // behind the current version in event time; -1: not known yet
-	CaughtUp bool   `json:"caught_up"`
-	From     int64  `json:"from_us"`             // with CaughtUp: it has all sessions that start from here on
-	Waits    string `json:"waits_for,omitempty"` // for a person: what is missing
-	Settled  bool   `json:"settled"`             // nothing that it serves can change any more, or it serves nothing
+	Phase string `json:"phase"` // of its workflow; empty: it has none
+	// Error is the last problem of its shards and processes, in words, and ErrorType its class; empty: none is known.
+	Error     string `json:"error,omitempty"`
+	ErrorType string `json:"error_type,omitempty"`
+	Deaths    int    `json:"deaths,omitempty"`   // how often that process or shard has died that did most often, as far as is known
+	Missing   int    `json:"missing,omitempty"`  // shards that have saved no checkpoint yet
+	Unmanned  bool   `json:"unmanned,omitempty"` // no process takes its shards
+	Behind    int64  `json:"behind"`             // records until where the current version was when first asked; -1: not known
+	LagMS     int64  `json:"lag_ms"`             // behind the current version in event time; -1: not known yet
+	CaughtUp  bool   `json:"caught_up"`
+	From      int64  `json:"from_us"`             // with CaughtUp: it has all sessions that start from here on
+	Waits     string `json:"waits_for,omitempty"` // for a person: what is missing
+	Settled   bool   `json:"settled"`             // nothing that it serves can change any more, or it serves nothing
 }
 
 // Stage registers versions, and changes and reads what a job serves.
@@ -156,6 +163,8 @@ type Stage interface {
 	Standing(ctx context.Context, in StandingInput) (Standing, error)
 	Compare(ctx context.Context, in TrialInput, progress func()) (Trial, error)
 	Record(ctx context.Context, job string, entries []Entry) error
+	// DropVersion removes what a version that does not run has left, unless that is served or a rollback needs it.
+	DropVersion(ctx context.Context, in DropVersionInput) (DroppedVersion, error)
 }
 
 // Starter starts, signals and describes workflows; a client of Temporal does.
@@ -163,6 +172,8 @@ type Starter interface {
 	Describer
 	ExecuteWorkflow(ctx context.Context, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
 	SignalWithStartWorkflow(ctx context.Context, id, signal string, arg any, o client.StartWorkflowOptions, workflow any, args ...any) (client.WorkflowRun, error)
+	QueryWorkflow(ctx context.Context, id, run, query string, args ...any) (converter.EncodedValue, error)
+	DescribeTaskQueue(ctx context.Context, queue string, kind enums.TaskQueueType) (*workflowservice.DescribeTaskQueueResponse, error)
 }
 
 // Lifecycle has the short activities of deployments.
@@ -221,6 +232,9 @@ func (l *Lifecycle) CompareStanding(ctx context.Context, in StandingInput) (Stan
 	if err == nil {
 		s.Phase = phaseOf(r)
 	}
+	if in.Health && err == nil && s.Phase != Stopped {
+		l.examine(ctx, in, &s)
+	}
 	return s, nil
 }
 
@@ -258,6 +272,37 @@ func (l *Lifecycle) RecordDecisions(ctx context.Context, in RecordInput) error {
 		return l.Host.failure(fmt.Errorf("record decisions about %s: %w", in.Job, err))
 	}
 	return nil
+}
+
+// DropVersionInput names a version whose results and state are to be dropped.
+type DropVersionInput struct {
+	Job     string `json:"job"`
+	Version int    `json:"version"`
+	// Back is the epoch of a serving map to which a rollback may go, so that what it names is kept; 0: there is none.
+	Back uint64 `json:"back,omitempty"`
+}
+
+// DroppedVersion says what came of it.
+type DroppedVersion struct {
+	Kept    string `json:"kept,omitempty"` // why nothing was dropped
+	Objects int    `json:"objects"`        // deleted
+}
+
+// DropVersion drops what a version has left that is over.
+func (l *Lifecycle) DropVersion(ctx context.Context, in DropVersionInput) (DroppedVersion, error) {
+	r, err := l.Starter.DescribeWorkflowExecution(ctx, fmt.Sprintf("version/%s/%d", in.Job, in.Version), "")
+	var none *serviceerror.NotFound
+	if err != nil && !errors.As(err, &none) {
+		return DroppedVersion{}, fmt.Errorf("describe version %d of %s: %w", in.Version, in.Job, err)
+	}
+	if err == nil && phaseOf(r) != Stopped {
+		return DroppedVersion{Kept: "it still runs"}, nil
+	}
+	d, err := l.Stage.DropVersion(ctx, in)
+	if err != nil {
+		return DroppedVersion{}, l.Host.failure(fmt.Errorf("drop version %d of %s: %w", in.Version, in.Job, err))
+	}
+	return d, nil
 }
 
 // LaunchInput names a workflow that is to run.

@@ -115,7 +115,11 @@ func dump(s *Spec) string {
 	}
 	fmt.Fprintf(&b, "sinks %+v\nrollback_window=%v approval=%s freeze=%q\n", s.Sinks, s.RollbackWindow, s.Approval, s.Freeze)
 	if s.Canary != nil {
-		fmt.Fprintf(&b, "canary by %s steps %v\n", s.Canary.By, s.Canary.Steps)
+		fmt.Fprintf(&b, "canary by %s steps %v", s.Canary.By, s.Canary.Steps)
+		if s.Canary.WarmUp > 0 {
+			fmt.Fprintf(&b, " warm up %s", s.Canary.WarmUp)
+		}
+		b.WriteString("\n")
 		for _, g := range s.Canary.Gates {
 			fmt.Fprintf(&b, "  gate %+v\n", g)
 		}

@@ -377,7 +377,7 @@ func (b *builder) canary() {
 	if v == nil {
 		return
 	}
-	c := &Canary{By: b.fieldName(v.get("by"))}
+	c := &Canary{By: b.fieldName(v.get("by")), WarmUp: v.get("warm_up").duration()}
 	if by := v.get("by"); by != nil && b.fields.has(by.text) && by.text != b.spec.User && !b.root.broken("user") {
 		b.add(by.pos, by.path, "leave it out, or make it the job's user field", "questions are about users: they cannot be divided by %s", c.By)
 	}

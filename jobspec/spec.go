@@ -264,9 +264,10 @@ type Sinks struct {
 
 // Canary says how a candidate version is tried.
 type Canary struct {
-	By    string
-	Steps []CanaryStep
-	Gates []Gate
+	By     string
+	Steps  []CanaryStep
+	Gates  []Gate
+	WarmUp time.Duration // within which a candidate must have caught up; 0: as long as it gets nearer
 }
 
 // CanaryStep sends Weight percent of the queries to the candidate for at least Hold.

@@ -238,6 +238,7 @@ func canaryShape() *shape {
 		must("steps", list("Steps with increasing weight.", 1, 20, object("One step.",
 			must("weight", integer("Percent of the queries that the new version answers.", 1, 100)),
 			must("hold", duration("How long at least.", 0, 30*day))))),
+		may("warm_up", duration("Within which the new version must have caught up; by default as long as it gets nearer.", time.Minute, 366*day)),
 		may("gates", dict("Conditions that the new version must meet: the metrics below, or a CEL expression by a name of one's own.",
 			1, 50, nameForm, expr("A CEL expression."),
 			may("match_rate", share("Share of sessions that agree in both versions.")),

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/createtopics"
+	"github.com/segmentio/kafka-go/protocol/deletetopics"
 	"github.com/segmentio/kafka-go/protocol/findcoordinator"
 	"github.com/segmentio/kafka-go/protocol/listoffsets"
 	meta "github.com/segmentio/kafka-go/protocol/metadata"
@@ -157,6 +159,36 @@ func (c *conn) oldLayout(ctx context.Context, topic string) (*layout, error) {
 	return l.found(code)
 }
 
+// Reach returns the addresses under which the brokers of the cluster want to be reached, in their order, and connects to each:
+// a cluster that answers at the configured addresses and names others that lead nowhere is of no use.
+func (c *Client) Reach(ctx context.Context) (brokers []string, err error) {
+	err = c.anyBroker(ctx, func(one *conn) error {
+		msg, err := one.roundTrip(ctx, &meta.Request{TopicNames: []string{}}) // of no topic; nil would be all
+		if err != nil {
+			return err
+		}
+		brokers = nil
+		for _, b := range msg.(*meta.Response).Brokers {
+			brokers = append(brokers, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, explain("ask for the brokers", err)
+	}
+	if len(brokers) == 0 {
+		return nil, &Error{Op: "ask for the brokers", Class: External, Err: errors.New("the cluster names none")}
+	}
+	slices.Sort(brokers)
+	var errs []error
+	for _, addr := range brokers {
+		if err := c.with(ctx, addr, func(*conn) error { return nil }); err != nil {
+			errs = append(errs, explain("connect to "+addr+", as the broker calls itself (its advertised listener)", err))
+		}
+	}
+	return brokers, errors.Join(errs...)
+}
+
 func (l *layout) found(code int16) (*layout, error) {
 	l.topic.Partitions = int32(len(l.leaders))
 	return l, codeErr(code, "")
@@ -299,6 +331,35 @@ func (c *Client) create(ctx context.Context, l *layout, name string, partitions 
 		}
 		for _, t := range msg.(*createtopics.Response).Topics {
 			return codeErr(t.ErrorCode, t.ErrorMessage)
+		}
+		return errShort
+	})
+}
+
+// DeleteTopic deletes a topic. One that is not there is no error.
+func (c *Client) DeleteTopic(ctx context.Context, name string) error {
+	l, err := c.layout(ctx, name)
+	if err == nil {
+		err = c.delete(ctx, l, name)
+	}
+	if isCode(err, kafka.UnknownTopicOrPartition) {
+		err = nil
+	}
+	return explain("delete topic "+name, err)
+}
+
+func (c *Client) delete(ctx context.Context, l *layout, name string) error {
+	addr, ok := l.brokers[l.controller]
+	if !ok {
+		return codeError{kafka.BrokerNotAvailable, "the cluster has no controller"}
+	}
+	return c.with(ctx, addr, func(one *conn) error {
+		msg, err := one.roundTrip(ctx, &deletetopics.Request{TopicNames: []string{name}, TimeoutMs: int32(one.timeout.Milliseconds())})
+		if err != nil {
+			return err
+		}
+		for _, t := range msg.(*deletetopics.Response).Responses {
+			return codeErr(t.ErrorCode, "")
 		}
 		return errShort
 	})

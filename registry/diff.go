@@ -305,7 +305,11 @@ func (p parts) operation(s *jobspec.Spec) {
 	for _, x := range s.Canary.Steps {
 		steps = append(steps, fmt.Sprintf("%d%% for %s", x.Weight, jobspec.FormatDuration(x.Hold)))
 	}
-	add("canary", "canary", "by "+s.Canary.By+": "+strings.Join(steps, ", "))
+	warmUp := ""
+	if s.Canary.WarmUp > 0 {
+		warmUp = ", after a warm-up of at most " + jobspec.FormatDuration(s.Canary.WarmUp)
+	}
+	add("canary", "canary", "by "+s.Canary.By+": "+strings.Join(steps, ", ")+warmUp)
 	gates := map[string]string{}
 	for _, g := range s.Canary.Gates {
 		gates[g.Name] = g.Text

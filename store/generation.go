@@ -160,7 +160,16 @@ func (s *Store) generation(ctx context.Context, tx *sql.Tx, job string, generati
 }
 
 // Generations lists the generations of a job that are not dropped, oldest first.
-func (s *Store) Generations(ctx context.Context, job string) (list []Generation, err error) {
+func (s *Store) Generations(ctx context.Context, job string) ([]Generation, error) {
+	return s.generations(ctx, job, ` AND state <> 'dropped'`)
+}
+
+// GenerationsEver lists the generations that a job has ever had, those that are dropped included, oldest first.
+func (s *Store) GenerationsEver(ctx context.Context, job string) ([]Generation, error) {
+	return s.generations(ctx, job, "")
+}
+
+func (s *Store) generations(ctx context.Context, job, which string) (list []Generation, err error) {
 	snap, err := s.db.snapshot(ctx)
 	if err == nil {
 		defer snap.close()
@@ -168,7 +177,7 @@ func (s *Store) Generations(ctx context.Context, job string) (list []Generation,
 			g, err := scanGeneration(rows)
 			list = append(list, g)
 			return err
-		}, `SELECT `+generationColumns+` FROM generation WHERE job = $1 AND state <> 'dropped' ORDER BY id`, job)
+		}, `SELECT `+generationColumns+` FROM generation WHERE job = $1`+which+` ORDER BY id`, job)
 	}
 	return list, failed("list generations of "+job, err)
 }

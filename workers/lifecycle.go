@@ -21,6 +21,7 @@ import (
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/rules"
 	"github.com/weftdata/weft/store"
+	"github.com/weftdata/weft/streaming"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -28,6 +29,28 @@ import (
 type Stage struct {
 	Versions *Versions
 	Now      func() time.Time // nil: time.Now
+	Engine   string           // file of the binary that new versions run on; empty: any
+	// Topics opens what tells how long the topics of a job are; nil: Kafka of the Env.
+	Topics func() Topics
+}
+
+// Topics tells what is in topics. It is closed after use.
+type Topics interface {
+	Partitions(ctx context.Context, job *operator.Job) ([]streaming.Partition, error)
+	// Bounds returns the first offset of a partition that is still there, and the one after its last record.
+	Bounds(ctx context.Context, p streaming.Partition) (first, end int64, err error)
+	// Fetch reads as streaming.Log does.
+	Fetch(ctx context.Context, p streaming.Partition, next int64, b *event.Batch, maxBytes int, wait time.Duration) (after, end int64, err error)
+	// Delete deletes a topic; one that is not there is no error.
+	Delete(ctx context.Context, topic string) error
+	Close() error
+}
+
+func (s *Stage) topics() Topics {
+	if s.Topics == nil {
+		return NewLog(s.Versions.Env.Kafka)
+	}
+	return s.Topics()
 }
 
 func (s *Stage) now() time.Time {
@@ -39,10 +62,10 @@ func (s *Stage) now() time.Time {
 
 // registerLifecycle adds the workflows and activities of deployments to a control worker.
 func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
-	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions}, Starter: c.Temporal}
+	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions, Engine: c.Engine}, Starter: c.Temporal}
 	for name, f := range map[string]any{
 		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "SetCanary": l.SetCanary, "CompareStanding": l.CompareStanding,
-		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch,
+		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch, "DropVersion": l.DropVersion,
 	} {
 		w.RegisterActivityWithOptions(f, named(name))
 	}
@@ -123,7 +146,11 @@ func (s *Stage) version(ctx context.Context, in activities.RegisterInput) (v reg
 		return v, err
 	}
 	if !in.DryRun {
-		return r.Add(ctx, registry.NewVersion{Job: spec.Job, Spec: text, Message: in.Message, Author: in.Author, RequestID: in.RequestID})
+		engine, err := KeepEngine(ctx, r, s.Engine)
+		if err != nil {
+			return v, err
+		}
+		return r.Add(ctx, registry.NewVersion{Job: spec.Job, Spec: text, Message: in.Message, Author: in.Author, RequestID: in.RequestID, Engine: engine})
 	}
 	all, err := r.List(ctx, spec.Job)
 	if err != nil {
@@ -138,6 +165,21 @@ func (s *Stage) version(ctx context.Context, in activities.RegisterInput) (v reg
 		v.Number = all[n-1].Number + 1
 	}
 	return v, nil
+}
+
+// KeepEngine puts a binary into the registry, and names it; an empty file name is none.
+func KeepEngine(ctx context.Context, r *registry.Registry, file string) (*registry.Engine, error) {
+	if file == "" {
+		return nil, nil
+	}
+	e, data, err := registry.ReadEngine(file)
+	if err == nil {
+		err = r.PutEngine(ctx, e, data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &e, nil
 }
 
 // again registers a version once more, to have it computed anew.
@@ -161,7 +203,11 @@ func (s *Stage) again(ctx context.Context, r *registry.Registry, in activities.R
 		message += ": " + in.Message
 	}
 	if !in.DryRun {
-		return r.Repeat(ctx, old, registry.NewVersion{Message: message, Author: in.Author, RequestID: in.RequestID})
+		engine, err := KeepEngine(ctx, r, s.Engine)
+		if err != nil {
+			return v, err
+		}
+		return r.Repeat(ctx, old, registry.NewVersion{Message: message, Author: in.Author, RequestID: in.RequestID, Engine: engine})
 	}
 	all, err := r.List(ctx, in.Job)
 	if err != nil {
@@ -195,6 +241,7 @@ func planOf(v *registry.Version, spec *jobspec.Spec, current int, before *regist
 		for _, x := range spec.Canary.Steps {
 			p.Steps = append(p.Steps, activities.Step{Weight: x.Weight, HoldMS: x.Hold.Milliseconds()})
 		}
+		p.WarmUpMS = spec.Canary.WarmUp.Milliseconds()
 		for _, x := range spec.Canary.Gates {
 			p.Gates = append(p.Gates, activities.Gate{Name: x.Name, Text: x.Text})
 		}
@@ -217,7 +264,11 @@ func phasesOf(p *activities.Plan, rebuild bool) (list []string) {
 		add("start version %d and serve it at once: nothing is served yet, so there is nothing to compare it with", p.Version)
 		return list
 	}
-	add("start version %d in the shadow of version %d; it reads its topics, and before them their archives, from the first record until it has caught up", p.Version, p.Current)
+	limit := ""
+	if p.WarmUpMS > 0 {
+		limit = fmt.Sprintf(", within %s", time.Duration(p.WarmUpMS)*time.Millisecond)
+	}
+	add("start version %d in the shadow of version %d; it reads its topics, and before them their archives, from the first record until it has caught up%s", p.Version, p.Current, limit)
 	gates := "its gates"
 	if len(p.Gates) == 0 {
 		gates = "no gate: the spec has none"
@@ -353,11 +404,17 @@ func (s *Stage) keptMap(ctx context.Context, job string, epoch uint64) (m store.
 	return m, nil
 }
 
-// wasServed looks for a version in the maps that were switched away from, the newest first.
+// wasServed looks for a version in the maps that were switched away from, the newest first. Its generation may be dropped.
 func (s *Stage) wasServed(ctx context.Context, job string, version int) error {
-	generation, err := s.Versions.generation(ctx, job, version)
+	all, err := s.Versions.Env.Store.GenerationsEver(ctx, job)
 	if err != nil {
 		return err
+	}
+	own := map[int64]bool{}
+	for _, g := range all {
+		if g.Kind == liveKind && g.Version == strconv.Itoa(version) {
+			own[g.ID] = true
+		}
 	}
 	var keys []string
 	for info, err := range s.Versions.Env.Objects.List(ctx, fmt.Sprintf("serving/%s/", job), "") {
@@ -375,11 +432,53 @@ func (s *Stage) wasServed(ctx context.Context, job string, version int) error {
 		if err := json.Unmarshal(data, &m); err != nil {
 			return fmt.Errorf("read what %s served before: the object %s is damaged: %w", job, key, err)
 		}
-		if slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.To == event.MaxTime && a.Generation == generation }) {
+		if slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.To == event.MaxTime && own[a.Generation] }) {
 			return nil
 		}
 	}
 	return userError("version %d of %s was never served, so there is no way back to it: deploy it", version, job)
+}
+
+// WayBack tells how far a version is that a rollback would bring back, or why there is no way back to it.
+type WayBack struct {
+	Refused string
+	LagMS   int64  // behind the current version in event time; -1: not known
+	Note    string // for a person
+}
+
+// WayBack looks how a rollback to a version that does not run would go. It changes nothing.
+func (s *Stage) WayBack(ctx context.Context, job string, version, current int) (w WayBack, err error) {
+	if _, err := s.Register(ctx, activities.RegisterInput{Job: job, Version: version, Served: true}); err != nil {
+		if f := Classify(err); f.Type == activities.User {
+			return WayBack{Refused: err.Error(), LagMS: -1}, nil
+		}
+		return w, err
+	}
+	have, shards, err := s.heads(ctx, job, version)
+	if err != nil {
+		return w, err
+	}
+	theirs, _, err := s.heads(ctx, job, current)
+	if err != nil {
+		return w, err
+	}
+	compiled, err := s.Versions.compile(ctx, job, version)
+	if err != nil {
+		return w, err
+	}
+	behind := int64(0)
+	for name, next := range theirs {
+		if readsTopic(compiled.Spec, name) {
+			behind += max(0, next-have[name])
+		}
+	}
+	w = WayBack{LagMS: -1, Note: fmt.Sprintf("it has %s records to read before it is served", grouped(behind))}
+	if shards == 0 {
+		w.Note += ": it has no checkpoint any more, so it reads from the first one"
+		return w, nil
+	}
+	w.LagMS, err = s.lag(ctx, job, version, current, compiled.Spec)
+	return w, err
 }
 
 // clipped returns what a map says from a start on, gaps included.

@@ -277,7 +277,7 @@ func TestComparison(t *testing.T) {
 		row(6, 500, ``, ``),
 		row(7, 991, `"paid"`, ``),
 	}
-	run := func(limit int, expect ...string) (activities.Trial, []difference) {
+	run := func(limit int, expect ...string) (activities.Trial, []Difference) {
 		c := comparison{expect: expect, limit: limit, counts: map[string]*[2]int64{}}
 		a := &side{page: slices.Clone(current), end: true, watermark: 1000}
 		b := &side{page: slices.Clone(candidate), end: true, watermark: 605}
@@ -386,4 +386,39 @@ func TestVersionRunsOnWhileWhatItServesCanChange(t *testing.T) {
 	s.seen(t, 1, 1000*hour+265*hour)
 	settled(1, true)
 	settled(2, false)
+}
+
+func TestWayBackToAVersionThatDoesNotRun(t *testing.T) {
+	s := newStage(t, stageSpec, stageSpec+"approval: none\n", stageSpec+"approval: two_person\n")
+	start := int64(event.MinTime)
+	s.must(t, activities.SwitchInput{Version: 1, From: start, RequestID: "first"}, activities.Switched{Epoch: 1})
+	s.must(t, activities.SwitchInput{Version: 2, From: start, Epoch: 1, RequestID: "promote"}, activities.Switched{Epoch: 2})
+	s.checkpoint(t, 1, 0, 3, 10, 20)
+	s.checkpoint(t, 2, 0, 3, 1010, 1020)
+	way := func(version int, want WayBack) {
+		t.Helper()
+		if got, err := s.WayBack(t.Context(), "payments", version, 2); err != nil || got.LagMS != want.LagMS || !strings.Contains(got.Note, want.Note) || !strings.Contains(got.Refused, want.Refused) {
+			t.Errorf("the way to version %d is %+v, %v; want %+v", version, got, err, want)
+		}
+	}
+	s.seen(t, 1, 1000e6)
+	s.seen(t, 2, 1090e6)
+	way(1, WayBack{LagMS: 90_000, Note: "it has 2,000 records to read"})
+	way(3, WayBack{LagMS: -1, Refused: "version 3 of payments was never served"})
+	way(9, WayBack{LagMS: -1, Refused: "version 9"})
+	// What it had is gone: it was served all the same.
+	generation, err := s.Versions.generation(t.Context(), "payments", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Versions.Env.Store.DropGeneration(t.Context(), "payments", generation); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Versions.Env.Objects.Delete(t.Context(), "checkpoints/payments/1/0/manifest.json"); err != nil {
+		t.Fatal(err)
+	}
+	way(1, WayBack{LagMS: -1, Note: "it has 2,030 records to read before it is served: it has no checkpoint any more, so it reads from the first one"})
+	if list, err := s.Versions.Env.Store.Generations(t.Context(), "payments"); err != nil || len(list) != 1 {
+		t.Errorf("a look made a generation: %+v, %v", list, err)
+	}
 }

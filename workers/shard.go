@@ -146,6 +146,14 @@ func (l *Log) Bounds(ctx context.Context, p streaming.Partition) (first, end int
 	return l.client.Offsets(ctx, t, p.ID)
 }
 
+// Delete deletes a topic. One that is not there is no error.
+func (l *Log) Delete(ctx context.Context, topic string) error {
+	l.mu.Lock()
+	delete(l.topics, topic)
+	l.mu.Unlock()
+	return l.client.DeleteTopic(ctx, topic)
+}
+
 // Fetch reads from an offset on. How long it waits at the end is the client's MaxWait.
 func (l *Log) Fetch(ctx context.Context, p streaming.Partition, next int64, b *event.Batch, maxBytes int, _ time.Duration) (after, end int64, err error) {
 	return l.read(ctx, p, next, maxBytes,

@@ -14,6 +14,7 @@ import (
 
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
@@ -89,7 +90,11 @@ func toAnyWorker(ctx context.Context, method string, req, reply any, cc *grpc.Cl
 // missingAttributes returns the search attributes that are not registered.
 func missingAttributes(ctx context.Context, c client.Client, namespace string) (missing []string, err error) {
 	have, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
-	if err != nil {
+	var none *serviceerror.NamespaceNotFound
+	switch {
+	case errors.As(err, &none):
+		return nil, noNamespace(namespace)
+	case err != nil:
 		return nil, fmt.Errorf("list Temporal's search attributes: %w", err)
 	}
 	for _, name := range searchAttributes() {
@@ -98,6 +103,10 @@ func missingAttributes(ctx context.Context, c client.Client, namespace string) (
 		}
 	}
 	return missing, nil
+}
+
+func noNamespace(name string) error {
+	return fmt.Errorf("%w: it has no namespace %s (`weft setup --create-namespace` makes it)", ErrNotSetUp, name)
 }
 
 // CheckSetUp fails with ErrNotSetUp where search attributes are missing.

@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,6 +31,8 @@ const (
 	compareMax = 20_000
 	// differencesMax is how many sessions that differ are kept for inspection.
 	differencesMax = 100
+	// differencesBytesMax bounds the sessions in one object of differences: a long timeline has a hundred kilobytes.
+	differencesBytesMax = 8 << 20
 )
 
 // offsets is how far partitions are read, by "topic/partition".
@@ -86,7 +87,7 @@ func (s *Stage) Standing(ctx context.Context, in activities.StandingInput) (r ac
 	if err != nil {
 		return r, err
 	}
-	log := NewLog(s.Versions.Env.Kafka)
+	log := s.topics()
 	defer log.Close() // only read
 	have, shards, err := s.heads(ctx, in.Job, in.Version)
 	if err != nil {
@@ -99,9 +100,9 @@ func (s *Stage) Standing(ctx context.Context, in activities.StandingInput) (r ac
 		r.Behind, r.LagMS, r.CaughtUp, r.From = 0, 0, true, int64(event.MinTime)
 		return r, nil
 	}
-	if shards < max(in.Shards, 1) {
-		r.Waits = fmt.Sprintf("%d of %d shards have saved a checkpoint; is there a process for them? (weft worker --job %s --version %d)",
-			shards, max(in.Shards, 1), in.Job, in.Version)
+	if r.Missing = max(in.Shards, 1) - shards; r.Missing > 0 {
+		r.Waits = fmt.Sprintf("%d of %d shards have saved a checkpoint so far (an agent runs its processes: weft agent)",
+			shards, max(in.Shards, 1))
 		return r, nil
 	}
 	if in.Key != "" {
@@ -121,13 +122,15 @@ func (s *Stage) Standing(ctx context.Context, in activities.StandingInput) (r ac
 	}
 	switch {
 	case r.Behind > 0:
-		r.Waits = fmt.Sprintf("%d records until where version %d was when the rollout began", r.Behind, in.Current)
+		r.Waits = fmt.Sprintf("it is %s records from where version %d was when the rollout began", grouped(r.Behind), in.Current)
 	case r.LagMS < 0:
 		r.Waits = "it has seen no event time yet"
 	case r.LagMS > in.LagMaxMS:
 		r.Waits = fmt.Sprintf("it is %s behind version %d", time.Duration(r.LagMS)*time.Millisecond, in.Current)
 	default:
-		r.CaughtUp = true
+		if r.CaughtUp = true; in.Key == "" {
+			break
+		}
 		from, err := s.coveredFrom(ctx, in, job, log)
 		r.From = int64(from)
 		return r, err
@@ -142,7 +145,7 @@ func readsTopic(spec *jobspec.Spec, partition string) bool {
 
 // goal returns where the current version was when this was first asked: the offset of each partition that the candidate has to
 // reach. Where no checkpoint tells, it is the end of the topics.
-func (s *Stage) goal(ctx context.Context, in activities.StandingInput, job *operator.Job, log *Log) (goal offsets, err error) {
+func (s *Stage) goal(ctx context.Context, in activities.StandingInput, job *operator.Job, log Topics) (goal offsets, err error) {
 	objects := s.Versions.Env.Objects
 	data, _, err := objects.Get(ctx, in.Key)
 	if err == nil {
@@ -174,7 +177,7 @@ func (s *Stage) goal(ctx context.Context, in activities.StandingInput, job *oper
 }
 
 // bounds returns the first offset and the end of each source partition.
-func bounds(ctx context.Context, job *operator.Job, log *Log) (first, end offsets, err error) {
+func bounds(ctx context.Context, job *operator.Job, log Topics) (first, end offsets, err error) {
 	partitions, err := log.Partitions(ctx, job)
 	first, end = offsets{}, offsets{}
 	for _, p := range partitions {
@@ -286,16 +289,21 @@ func (s *Stage) settled(ctx context.Context, job string, version int) (bool, err
 // whole. Where nothing was deleted that is the beginning of time. Otherwise it lies behind all that a deleted record could
 // have been part of: its time is at most the broker's timestamp of the first record that is left, plus max_ahead; a session
 // that crosses that moment reaches no further than the served version shows, plus the largest gap.
-func (s *Stage) coveredFrom(ctx context.Context, in activities.StandingInput, job *operator.Job, log *Log) (event.Micros, error) {
+func (s *Stage) coveredFrom(ctx context.Context, in activities.StandingInput, job *operator.Job, log Topics) (event.Micros, error) {
 	partitions, err := log.Partitions(ctx, job)
 	if err != nil {
 		return 0, err
 	}
-	lost, past := event.MinTime, log.GoBack(job, ArchiveObjects{s.Versions.Env.Objects}, "", s.Versions.Log)
+	archives := NewLog(s.Versions.Env.Kafka) // it is asked for what the archive has
+	defer archives.Close()                   // only read
+	lost, past := event.MinTime, archives.GoBack(job, ArchiveObjects{s.Versions.Env.Objects}, "", s.Versions.Log)
 	for _, p := range partitions {
 		first, end, err := log.Bounds(ctx, p)
 		if err != nil {
 			return 0, err
+		}
+		if first == 0 { // nothing was deleted
+			continue
 		}
 		at, err := past.lostBefore(ctx, p, first)
 		switch {
@@ -373,7 +381,11 @@ func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress 
 	if err != nil {
 		return r, err
 	}
-	c := comparison{expect: job.Spec.Expect, limit: int(min(max(compareMax, gates.MinSessions), 1<<30)), counts: map[string]*[2]int64{}}
+	served, err := s.Versions.compile(ctx, in.Job, in.Current)
+	if err != nil {
+		return r, err
+	}
+	c := comparison{expect: job.Spec.Expect, added: addedFields(served.Spec, job.Spec), limit: int(min(max(compareMax, gates.MinSessions), 1<<30)), counts: map[string]*[2]int64{}}
 	var sides [2]*side
 	for i, version := range []int{in.Current, in.Version} {
 		generation, err := s.Versions.generation(ctx, in.Job, version)
@@ -391,7 +403,8 @@ func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress 
 		return r, err
 	}
 	r = c.result()
-	if err := s.counts(ctx, in, job, &r); err != nil {
+	rejected, err := s.counts(ctx, in, job, &r)
+	if err != nil {
 		return r, err
 	}
 	if r.LagMS, err = s.lag(ctx, in.Job, in.Version, in.Current, job.Spec); err != nil {
@@ -407,6 +420,7 @@ func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress 
 	for _, j := range judged {
 		r.Gates = append(r.Gates, activities.GateResult{Gate: j.Gate, Want: j.Want, Got: j.Got, Verdict: string(j.Verdict)})
 	}
+	r.Summary = c.summary(&r, rejected)
 	if len(c.differences) > 0 {
 		r.Differences = in.Key
 		err = s.keepDifferences(ctx, in, &c, &r)
@@ -414,28 +428,38 @@ func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress 
 	return r, err
 }
 
-// counts adds how many records the candidate has read and rejected.
-func (s *Stage) counts(ctx context.Context, in activities.TrialInput, job *operator.Job, r *activities.Trial) error {
+// addedFields lists the fields that only the candidate has: there is nothing to compare them with.
+func addedFields(served, candidate *jobspec.Spec) (list []string) {
+	for _, f := range candidate.Fields {
+		if !slices.ContainsFunc(served.Fields, func(g jobspec.FieldDef) bool { return g.Name == f.Name }) {
+			list = append(list, f.Name)
+		}
+	}
+	return list
+}
+
+// counts adds how many records the candidate has read and rejected, which it returns by source and reason.
+func (s *Stage) counts(ctx context.Context, in activities.TrialInput, job *operator.Job, r *activities.Trial) (rejects []store.ExceptionCount, err error) {
 	generation, err := s.Versions.generation(ctx, in.Job, in.Version)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	rejects, err := s.Versions.Env.Store.CountExceptions(ctx, in.Job, generation, store.Rejected)
+	rejects, err = s.Versions.Env.Store.CountExceptions(ctx, in.Job, generation, store.Rejected)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, x := range rejects {
 		r.Rejects += x.Count
 	}
-	log := NewLog(s.Versions.Env.Kafka)
+	log := s.topics()
 	defer log.Close() // only read
 	first, _, err := bounds(ctx, job, log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	have, _, err := s.heads(ctx, in.Job, in.Version)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for name, next := range have {
 		if readsTopic(job.Spec, name) {
@@ -446,20 +470,7 @@ func (s *Stage) counts(ctx context.Context, in activities.TrialInput, job *opera
 	if r.Records > 0 {
 		r.RejectRate = float64(r.Rejects) / float64(r.Records)
 	}
-	return nil
-}
-
-// keepDifferences writes the sessions that differ to an object; an earlier try may have written it.
-func (s *Stage) keepDifferences(ctx context.Context, in activities.TrialInput, c *comparison, r *activities.Trial) error {
-	data, err := json.MarshalIndent(map[string]any{"job": in.Job, "current": in.Current, "candidate": in.Version, "result": r, "sessions": c.differences}, "", " ")
-	if err != nil {
-		return err
-	}
-	_, err = s.Versions.Env.Objects.PutIfAbsent(ctx, in.Key, data, strconv.Itoa(len(data)))
-	if errors.Is(err, objstore.ErrPrecondition) {
-		return nil
-	}
-	return err
+	return rejects, nil
 }
 
 // side reads the sessions of one version, the newest first.
@@ -501,21 +512,15 @@ func (d *side) decided(r *store.Row) bool { return r.End+r.Settle <= d.watermark
 // comparison compares the sessions of two versions.
 type comparison struct {
 	expect      []string
+	added       []string // fields that only the candidate has
 	limit       int
 	clipped     bool
 	trial       activities.Trial
 	counts      map[string]*[2]int64 // sessions by scenario: in the current version, in the candidate
 	decided     [2]int64             // sessions of each that were counted
-	differences []difference
-}
-
-// difference is a session that the versions have differently.
-type difference struct {
-	ID        string   `json:"id"`
-	Start     string   `json:"start"`
-	What      []string `json:"what"` // only_current, only_candidate, or the parts of the session that differ
-	Current   []string `json:"current_scenarios,omitempty"`
-	Candidate []string `json:"candidate_scenarios,omitempty"`
+	parts       map[string]int64     // sessions by part that differs
+	differences []Difference
+	bytes       int // of the sessions in differences
 }
 
 // run walks over both, which come in the same order.
@@ -559,7 +564,7 @@ func (c *comparison) run(current, candidate *side) error {
 }
 
 // pair takes one session into account, as each version has it; nil: it has not.
-func (c *comparison) pair(current, candidate *side, a, b *store.Row) error {
+func (c *comparison) pair(current, candidate *side, a, b *store.Row) (err error) {
 	for _, r := range []*store.Row{a, b} {
 		if r != nil && (!current.decided(r) || !candidate.decided(r)) {
 			return nil
@@ -593,12 +598,14 @@ func (c *comparison) pair(current, candidate *side, a, b *store.Row) error {
 	switch {
 	case a == nil:
 		c.trial.OnlyCandidate++
-		what = []string{"only_candidate"}
+		what = []string{OnlyCandidate}
 	case b == nil:
 		c.trial.OnlyCurrent++
-		what = []string{"only_current"}
+		what = []string{OnlyCurrent}
 	case !bytes.Equal(a.Body, b.Body):
-		what = differing(bodies[0], bodies[1], scenarios)
+		if what, err = differing(bodies[0], bodies[1], scenarios, c.added); err != nil {
+			return fmt.Errorf("read session %x: %w", a.ID, err)
+		}
 	}
 	if slices.Contains(c.expect, "sessions") { // other sessions are intended; what they are named is not
 		what = slices.DeleteFunc(what, func(part string) bool { return part != "scenarios" })
@@ -607,15 +614,69 @@ func (c *comparison) pair(current, candidate *side, a, b *store.Row) error {
 		c.trial.Matched++
 		return nil
 	}
+	for _, part := range what {
+		if c.parts == nil {
+			c.parts = map[string]int64{}
+		}
+		c.parts[part]++
+	}
 	if len(c.differences) < differencesMax {
-		c.differences = append(c.differences, difference{hex.EncodeToString(known.ID[:]), time.UnixMicro(int64(known.Start)).UTC().Format(time.RFC3339Nano),
-			what, scenarios[0], scenarios[1]})
+		d := Difference{ID: known.ID.String(), Start: time.UnixMicro(int64(known.Start)).UTC().Format(time.RFC3339Nano),
+			What: what, Current: scenarios[0], Candidate: scenarios[1]}
+		for into, r := range map[*json.RawMessage]*store.Row{&d.CurrentSession: a, &d.CandidateSession: b} {
+			if r != nil && c.bytes+len(r.Body) <= differencesBytesMax {
+				*into, c.bytes = slices.Clone(r.Body), c.bytes+len(r.Body)
+			}
+		}
+		c.differences = append(c.differences, d)
 	}
 	return nil
 }
 
-// differing lists the parts of a session that differ, beside intended differences in scenarios.
-func differing(a, b map[string]json.RawMessage, scenarios [2][]string) (what []string) {
+// summary says in words what does not agree: whoever reads why a version was given up has nothing else at first.
+func (c *comparison) summary(r *activities.Trial, rejects []store.ExceptionCount) string {
+	var parts []string
+	if n := r.Sessions - r.Matched; n > 0 {
+		text := fmt.Sprintf("%s of %s sessions that both versions have decided differ", grouped(n), grouped(r.Sessions))
+		var list []string
+		for _, name := range slices.SortedFunc(maps.Keys(c.parts), func(a, b string) int { return cmp.Or(cmp.Compare(c.parts[b], c.parts[a]), cmp.Compare(a, b)) }) {
+			words := "in their " + name
+			switch name {
+			case "revision": // the number of events
+				continue
+			case OnlyCurrent:
+				words = "only in the served version"
+			case OnlyCandidate:
+				words = "only in the candidate"
+			}
+			list = append(list, fmt.Sprintf("%s %s", grouped(c.parts[name]), words))
+		}
+		parts = append(parts, text+": "+strings.Join(list, ", "))
+	}
+	if n := c.counts[r.Shifted]; n != nil && r.ScenarioShift > 0 {
+		parts = append(parts, fmt.Sprintf("%s holds for %s sessions instead of %s", r.Shifted, grouped(n[1]), grouped(n[0])))
+	}
+	judged := func(g activities.GateResult) bool { // a gate that rejects can have failed
+		return g.Verdict == activities.GatesFail && g.Gate != "match_rate" && g.Gate != "scenario_shift"
+	}
+	if r.Rejects > 0 && slices.ContainsFunc(r.Gates, judged) {
+		most := slices.MaxFunc(rejects, func(a, b store.ExceptionCount) int { return cmp.Compare(a.Count, b.Count) })
+		parts = append(parts, fmt.Sprintf("%s of %s records are rejected, most of them of source %s (%s)", grouped(r.Rejects), grouped(r.Records), most.Source, most.Reason))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// grouped writes a number with commas.
+func grouped(n int64) string {
+	s := strconv.FormatInt(n, 10)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+// differing lists the parts of a session that differ, beside intended differences in scenarios and fields that b alone can have.
+func differing(a, b map[string]json.RawMessage, scenarios [2][]string, added []string) (what []string, err error) {
 	names := slices.Sorted(maps.Keys(a))
 	for name := range b {
 		if _, ok := a[name]; !ok {
@@ -630,13 +691,39 @@ func differing(a, b map[string]json.RawMessage, scenarios [2][]string) (what []s
 			if !slices.Equal(slices.Sorted(slices.Values(scenarios[0])), slices.Sorted(slices.Values(scenarios[1]))) {
 				what = append(what, name)
 			}
+		case "fields":
+			same, err := sameFields(a[name], b[name], added)
+			if err != nil {
+				return nil, err
+			}
+			if !same {
+				what = append(what, name)
+			}
 		default:
 			if !bytes.Equal(a[name], b[name]) {
 				what = append(what, name)
 			}
 		}
 	}
-	return what
+	return what, nil
+}
+
+// sameFields compares the fields of a session, without those that were added.
+func sameFields(a, b json.RawMessage, added []string) (bool, error) {
+	if bytes.Equal(a, b) || len(added) == 0 {
+		return bytes.Equal(a, b), nil
+	}
+	var both [2]map[string]json.RawMessage
+	for i, text := range []json.RawMessage{a, b} {
+		if len(text) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(text, &both[i]); err != nil {
+			return false, err
+		}
+	}
+	maps.DeleteFunc(both[1], func(name string, _ json.RawMessage) bool { return slices.Contains(added, name) })
+	return maps.EqualFunc(both[0], both[1], func(x, y json.RawMessage) bool { return bytes.Equal(x, y) }), nil
 }
 
 // result sums up.

@@ -35,6 +35,18 @@ type DeployInput struct {
 	SkipCanary bool            `json:"skip_canary,omitempty"`
 	Rebuild    bool            `json:"rebuild,omitempty"` // register a version again and compute it anew
 	Shards     int             `json:"shards,omitempty"`
+	State      *keptDeploy     `json:"state,omitempty"` // of the run before, by continue-as-new
+}
+
+// keptDeploy is what Deploy carries over when it continues as new: it has asked Job, and waits.
+type keptDeploy struct {
+	DeployStatus
+}
+
+// UnmarshalJSON passes over keys that it does not know: a newer engine may have written them before a rollback.
+func (k *keptDeploy) UnmarshalJSON(data []byte) error {
+	type plain keptDeploy
+	return json.Unmarshal(data, (*plain)(k))
 }
 
 const deployExample = `{"spec":{"version":"weft/v1","job":"payments",…},"message":"…","author":"…"}, {"spec_text":"version: weft/v1\n…"} {"job":"payments","version":2} or {"job":"payments","rebuild":true}`
@@ -103,6 +115,10 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 		return result, badInput(DeployType, deployExample, err)
 	}
 	status := DeployStatus{State: Preparing}
+	if in.State != nil && in.State.Plan != nil {
+		status = in.State.DeployStatus
+		result = DeployResult{Job: status.Plan.Job, Version: status.Plan.Version, Plan: status.Plan}
+	}
 	var news *DeployNews
 	box := inbox{Rejections: &status.Rejections, handlers: []handler{{SignalNews, func(raw converter.RawValue) error {
 		var n DeployNews
@@ -121,6 +137,31 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 	if err := workflow.SetQueryHandler(ctx, QueryStatus, func() (DeployStatus, error) { return status, nil }); err != nil {
 		return result, err
 	}
+	if status.Plan == nil {
+		plan, err := in.ask(ctx, &status)
+		if err != nil {
+			return result, err
+		}
+		result = DeployResult{Job: plan.Job, Version: plan.Version, Plan: plan, Outcome: OutcomePlanned}
+		if in.DryRun {
+			return result, nil
+		}
+	}
+	plan := status.Plan
+	if err := awaitNews(ctx, &box, plan.Job, func() bool { return news != nil }); err != nil {
+		if errors.Is(err, errContinue) {
+			in.State = &keptDeploy{status}
+			err = workflow.NewContinueAsNewError(ctx, DeployType, in)
+		}
+		return result, err
+	}
+	status.State, status.Outcome = Ended, news.Outcome
+	result.Outcome, result.Reasons, result.Rollout = news.Outcome, news.Reasons, news.Rollout
+	return result, mark(ctx, plan.Job, fmt.Sprint(plan.Version), news.Outcome)
+}
+
+// ask registers the version, and asks Job to roll it out unless it is a dry run.
+func (in *DeployInput) ask(ctx workflow.Context, status *DeployStatus) (*activities.Plan, error) {
 	info := workflow.GetInfo(ctx)
 	if in.RequestID == "" {
 		in.RequestID = "deploy/" + info.WorkflowExecution.RunID
@@ -134,15 +175,14 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 	short := workflow.WithActivityOptions(ctx, shortOptions())
 	var plan activities.Plan
 	if err := workflow.ExecuteActivity(short, l.RegisterVersion, register).Get(ctx, &plan); err != nil {
-		return result, err
+		return nil, err
 	}
 	status.Plan = &plan
-	result = DeployResult{Job: plan.Job, Version: plan.Version, Plan: &plan, Outcome: OutcomePlanned}
 	if in.DryRun {
-		return result, nil
+		return &plan, nil
 	}
 	if err := mark(ctx, plan.Job, fmt.Sprint(plan.Version), RollingOut); err != nil {
-		return result, err
+		return nil, err
 	}
 	status.State = asked
 	shards := in.Shards
@@ -153,28 +193,25 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 		Actor: in.Author, Deploy: info.WorkflowExecution.ID}
 	launch := activities.LaunchInput{ID: JobID(plan.Job), Type: JobType, Job: plan.Job, Input: inputOf(JobInput{Job: plan.Job}),
 		Signal: SignalDeploy, Arg: inputOf(request)}
-	if err := workflow.ExecuteActivity(short, l.Launch, launch).Get(ctx, nil); err != nil {
-		return result, err
-	}
-	if err := awaitNews(ctx, &box, plan.Job, func() bool { return news != nil }); err != nil {
-		return result, err
-	}
-	status.State, status.Outcome = Ended, news.Outcome
-	result.Outcome, result.Reasons, result.Rollout = news.Outcome, news.Reasons, news.Rollout
-	return result, mark(ctx, plan.Job, fmt.Sprint(plan.Version), news.Outcome)
+	return &plan, workflow.ExecuteActivity(short, l.Launch, launch).Get(ctx, nil)
 }
 
-// awaitNews waits until Job has told the outcome, or is no more.
+// awaitNews waits until Job has told the outcome, or is no more. It fails with errContinue where the history has become long.
 func awaitNews(ctx workflow.Context, box *inbox, job string, told func() bool) error {
 	var control *activities.Control
 	short := workflow.WithActivityOptions(ctx, shortOptions())
+	carries := workflow.GetVersion(ctx, "carry", workflow.DefaultVersion, 1) != workflow.DefaultVersion
+	long := func() bool { return carries && workflow.GetInfo(ctx).GetContinueAsNewSuggested() }
 	for {
 		timing, cancel := workflow.WithCancel(ctx)
 		timer := workflow.NewTimer(timing, 10*time.Minute)
-		err := workflow.Await(ctx, func() bool { return box.pending(ctx) || timer.IsReady() })
+		err := workflow.Await(ctx, func() bool { return box.pending(ctx) || timer.IsReady() || long() })
 		cancel()
 		if box.drain(ctx); err != nil || told() {
 			return err
+		}
+		if long() {
+			return errContinue
 		}
 		if !timer.IsReady() {
 			continue

@@ -115,6 +115,7 @@ type JobStatus struct {
 	Previous  *Placed   `json:"previous,omitempty"` // it runs on until RollbackUntil
 	Retiring  []Placed  `json:"retiring,omitempty"` // they run on for sessions of older ranges, which can still change
 	Failed    *Placed   `json:"failed,omitempty"`   // the last candidate that was given up, with its reasons
+	Discards  []Discard `json:"discards,omitempty"` // what is left of versions that are over, until it is dropped
 	Epoch     uint64    `json:"epoch"`              // of the serving map, as it was last seen
 
 	RollbackReady bool       `json:"rollback_ready"`
@@ -222,7 +223,7 @@ type job struct {
 }
 
 // Job owns what a job serves: it alone decides which version that is. Its id is JobID. Query QueryStatus returns a JobStatus,
-// QueryHistory a list of Decisions. Handlers of signals only put requests into a queue; one loop decides, a rollback first.
+// QueryHistory a list of Decisions, QueryRollbackPlan what a rollback would do. Handlers of signals only put requests into a queue; one loop decides, a rollback first.
 func Job(ctx workflow.Context, raw converter.RawValue) error {
 	var in JobInput
 	err := decode(raw, &in)
@@ -251,6 +252,9 @@ func Job(ctx workflow.Context, raw converter.RawValue) error {
 	})
 	if err == nil {
 		err = workflow.SetQueryHandler(ctx, QueryHistory, func() ([]Decision, error) { return j.Log, nil })
+	}
+	if err == nil {
+		err = workflow.SetQueryHandler(ctx, QueryRollbackPlan, j.planRollback)
 	}
 	if err != nil {
 		return err
@@ -533,6 +537,9 @@ func (j *job) rest(ctx workflow.Context) error {
 	if j.FrozenUntil != nil {
 		soonest(*j.FrozenUntil)
 	}
+	for _, d := range j.Discards {
+		soonest(d.Due)
+	}
 	timing, cancel := workflow.WithCancel(ctx)
 	defer cancel()
 	var timer workflow.Future
@@ -554,7 +561,7 @@ func (j *job) rest(ctx workflow.Context) error {
 		j.NextLook = time.Time{}
 		return j.look(ctx)
 	}
-	return nil
+	return j.drop(ctx)
 }
 
 // perform waits for an activity; unless it is urgent to decide something else, which false says.
@@ -683,6 +690,7 @@ func (j *job) deploy(ctx workflow.Context, a ask) (result, text string) {
 	j.Trial = &trial{Run: run.RunID, RequestID: a.RequestID, Deploy: a.Deploy, Reason: a.Reason}
 	n := len(j.Retiring)
 	j.Retiring = slices.DeleteFunc(j.Retiring, func(p Placed) bool { return p.Version == a.Version })
+	j.Discards = slices.DeleteFunc(j.Discards, func(d Discard) bool { return d.Version == a.Version })
 	j.Trial.Retiring = len(j.Retiring) < n
 	j.Approval = ""
 	j.tell(ctx, a.Deploy, DeployNews{Version: a.Version})
@@ -799,6 +807,9 @@ func (j *job) order(ctx workflow.Context, a ask) (result, text string) {
 		}
 		j.toAll(ctx, SignalStop, o)
 		j.send(ctx, PublisherID(j.Job), SignalStop, o)
+		for _, p := range append(slices.Clone(j.Retiring), maybe(j.Previous)...) {
+			j.discard(ctx, p.Version, keepRetired, "the job was stopped")
+		}
 		j.Previous, j.Retiring, j.RollbackReady, j.RollbackUntil = nil, nil, false, nil
 		return Done, "its versions and its publisher are told to stop; the results can be read on"
 	case a.Kind == SignalResume && j.Halted:
@@ -844,7 +855,7 @@ func (j *job) restart(ctx workflow.Context) error {
 		return err
 	}
 	list := []activities.LaunchInput{{ID: VersionID(j.Job, j.Current.Version), Type: VersionType, Job: j.Job, Version: j.Current.Version,
-		Input: inputOf(VersionInput{Job: j.Job, Version: j.Current.Version, Shards: j.Current.Shards})}}
+		Input: inputOf(VersionInput{Job: j.Job, Version: j.Current.Version, Shards: j.Current.Shards, Agents: true})}}
 	if plan.Sinks {
 		list = append(list, activities.LaunchInput{ID: PublisherID(j.Job), Type: PublisherType, Job: j.Job, Input: inputOf(PublisherInput{Job: j.Job})})
 	}

@@ -132,12 +132,10 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 		j.settle(ctx, a, a.To, RejectedWhat, fmt.Sprintf(format, args...))
 		return nil
 	}
-	switch {
-	case j.Current == nil:
-		return refuse("nothing is served, so there is nothing to go back from")
-	case j.Halted:
-		return refuse("the job is stopped: resume it first (signal resume)")
-	case a.To == j.Current.Version && j.Candidate != nil:
+	switch way, refused := j.wayBack(a.To); way {
+	case "":
+		return refuse("%s", refused)
+	case ByStaying:
 		j.stay()
 		if err := j.fence(ctx, a); err != nil {
 			return err
@@ -145,11 +143,7 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 		_, text := j.abort(ctx, OutcomeAborted, "rolled back"+because(a.Request))
 		j.settle(ctx, a, a.To, Done, fmt.Sprintf("version %d is served; %s", a.To, text))
 		return nil
-	case a.To == j.Current.Version:
-		return refuse("version %d is served already", a.To)
-	case j.Candidate != nil && a.To == j.Candidate.Version:
-		return refuse("version %d is being rolled out: promote it instead", a.To)
-	case j.Previous == nil || a.To != j.Previous.Version || !j.RollbackReady || j.Back == nil:
+	case ByCatchUp:
 		return j.bringBack(ctx, a)
 	}
 	if err := j.enter(ctx, RollingBack); err != nil {
@@ -273,6 +267,9 @@ func (j *job) lose(ctx workflow.Context) {
 		outcome, reasons = t.Outcome, []string{t.Why}
 	}
 	c.Rollout.Outcome, c.Rollout.Reasons, c.Since = outcome, reasons, workflow.Now(ctx)
+	if f := j.Failed; f != nil && f.Version != c.Version {
+		j.discard(ctx, f.Version, 0, fmt.Sprintf("version %d is the last candidate that was given up", c.Version))
+	}
 	j.Failed, j.Candidate, j.Trial, j.FrozenUntil, j.Approval = c, nil, nil, nil, ""
 	if t.Retiring { // it is stopped now; look starts it again
 		j.Retiring = append(j.Retiring, *c)
@@ -338,7 +335,7 @@ func (j *job) look(ctx workflow.Context) error {
 		}
 		if !s.Settled && s.Phase == Stopped {
 			in := activities.LaunchInput{ID: VersionID(j.Job, p.Version), Type: VersionType, Job: j.Job, Version: p.Version,
-				Input: inputOf(VersionInput{Job: j.Job, Version: p.Version, Shards: p.Shards})}
+				Input: inputOf(VersionInput{Job: j.Job, Version: p.Version, Shards: p.Shards, Agents: true})}
 			var l *activities.Lifecycle
 			if done, err := j.perform(ctx, workflow.ExecuteActivity(short, l.Launch, in), nil, false); err != nil || !done {
 				return err
@@ -347,7 +344,8 @@ func (j *job) look(ctx workflow.Context) error {
 		if s.Settled {
 			j.Retiring = slices.DeleteFunc(j.Retiring, func(x Placed) bool { return x.Version == p.Version })
 			j.send(ctx, VersionID(j.Job, p.Version), SignalStop, Order{Reason: "its rollback window is over"})
-			j.note(ctx, Decision{Kind: "retired", Version: p.Version, Result: Done, Text: "its rollback window is over, and nothing that it serves can change: it is stopped, its results stay"})
+			j.note(ctx, Decision{Kind: "retired", Version: p.Version, Result: Done, Text: "its rollback window is over, and nothing that it serves can change: it is stopped, its results stay for a day"})
+			j.discard(ctx, p.Version, keepRetired, "its rollback window is over")
 		}
 	}
 	return nil

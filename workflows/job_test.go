@@ -42,6 +42,8 @@ type stage struct {
 	canaries []activities.CanaryInput
 	launched []activities.LaunchInput
 	rebuilt  []activities.RegisterInput // versions 9, 10 …
+	dropped  []activities.DropVersionInput
+	kept     string // why DropVersion drops nothing
 }
 
 func newStage(served int) *stage {
@@ -84,9 +86,16 @@ func (s *stage) mount(t *testing.T, env *testsuite.TestWorkflowEnvironment, id s
 	}
 	var l activities.Lifecycle
 	for name, f := range map[string]any{"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion,
-		"CompareStanding": l.CompareStanding, "CompareVersions": l.CompareVersions, "SetCanary": l.SetCanary, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch} {
+		"CompareStanding": l.CompareStanding, "CompareVersions": l.CompareVersions, "SetCanary": l.SetCanary, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch,
+		"DropVersion": l.DropVersion} {
 		env.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name})
 	}
+	env.OnActivity("DropVersion", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.DropVersionInput) (activities.DroppedVersion, error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.dropped = append(s.dropped, in)
+		return activities.DroppedVersion{Kept: s.kept}, nil
+	}).Maybe()
 	env.OnActivity("Survey", mock.Anything, mock.Anything).Return(func(context.Context, activities.SurveyInput) (activities.Surveyed, error) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -560,9 +569,9 @@ func TestDeploymentsThatAreRefused(t *testing.T) {
 	}
 }
 
-// In every phase, whatever arrives, the workflow lives, what it says is served is served, and each request is decided.
-func TestEveryPhaseTakesEverySignal(t *testing.T) {
-	phases := map[string]func(j *jobTest){
+// jobPhases lists how a job that serves version 1 gets into each phase.
+func jobPhases() map[string]func(j *jobTest) {
+	return map[string]func(j *jobTest){
 		Empty:      func(j *jobTest) {},
 		Serving:    func(j *jobTest) {},
 		RollingOut: func(j *jobTest) { j.then(func() { j.deploy(2) }) },
@@ -590,6 +599,11 @@ func TestEveryPhaseTakesEverySignal(t *testing.T) {
 		Paused:  func(j *jobTest) { j.then(func() { j.SignalWorkflow(SignalPause, Request{}) }) },
 		Stopped: func(j *jobTest) { j.then(func() { j.SignalWorkflow(SignalStop, Request{}) }) },
 	}
+}
+
+// In every phase, whatever arrives, the workflow lives, what it says is served is served, and each request is decided.
+func TestEveryPhaseTakesEverySignal(t *testing.T) {
+	phases := jobPhases()
 	signals := []struct {
 		name string
 		arg  any

@@ -42,8 +42,8 @@ const (
 	compareBy = 4 // comparisons during a step, beside the one at its end; those that fail end the rollout early
 	// compareGap is the least time between two comparisons.
 	compareGap = 15 * time.Second
-	// lagWait is how long the end of a step waits for a lag that is too large before it is inconclusive.
-	lagWait = 2 * time.Minute
+	// moreWait is how long the end of a step waits for more sessions before it waits for a person.
+	moreWait = 2 * time.Minute
 )
 
 // RolloutInput is the input of Rollout.
@@ -102,6 +102,7 @@ type keptRollout struct {
 	LeftMS     int64            `json:"left_ms"`          // of the step
 	Looks      int              `json:"looks,omitempty"`  // comparisons so far
 	Leads      bool             `json:"leads,omitempty"`  // users may be led to the candidate
+	Watch      watch            `json:"watch"`
 }
 
 // UnmarshalJSON passes over keys that it does not know: a newer engine may have written them before a rollback.
@@ -115,6 +116,7 @@ type rollout struct {
 	in RolloutInput
 	keptRollout
 	inbox   inbox
+	watches bool   // a candidate that does not run well is given up
 	aborted string // why; empty: it is not
 	settled string // outcome that Job told
 	sent    []workflow.Future
@@ -293,6 +295,7 @@ func (r *rollout) sleep(outer, ctx workflow.Context, d time.Duration, until func
 
 func (r *rollout) try(outer, ctx workflow.Context) error {
 	var l *activities.Lifecycle
+	r.watches = workflow.GetVersion(ctx, "watch", workflow.DefaultVersion, 1) != workflow.DefaultVersion
 	if r.Plan == nil {
 		if err := r.enter(ctx, Preparing); err != nil {
 			return err
@@ -355,7 +358,7 @@ func (r *rollout) launch(outer, ctx workflow.Context) error {
 		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_ABANDON,
 		TypedSearchAttributes: temporal.NewSearchAttributes(attribute("WeftJob").ValueSet(r.in.Job), attribute("WeftVersion").ValueSet(strconv.Itoa(r.in.Version))),
 	})
-	f := workflow.ExecuteChildWorkflow(child, VersionType, VersionInput{Job: r.in.Job, Version: r.in.Version, Shards: r.in.Shards})
+	f := workflow.ExecuteChildWorkflow(child, VersionType, VersionInput{Job: r.in.Job, Version: r.in.Version, Shards: r.in.Shards, Agents: true})
 	var exists *temporal.ChildWorkflowExecutionAlreadyStartedError
 	if err := f.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !errors.As(err, &exists) {
 		return fmt.Errorf("start %s: %w", VersionID(r.in.Job, r.in.Version), err)
@@ -371,21 +374,19 @@ func (r *rollout) key(name string) string {
 // warmUp waits until the candidate has caught up with the version that is served.
 func (r *rollout) warmUp(outer, ctx workflow.Context) error {
 	var l *activities.Lifecycle
-	in := activities.StandingInput{Job: r.in.Job, Version: r.in.Version, Current: r.in.Current, Shards: r.in.Shards, LagMaxMS: r.Plan.LagMaxMS, Key: r.key("start")}
 	for wait := warmFirst; ; wait = min(2*wait, warmLast) {
 		var s activities.Standing
-		if err := r.ask(outer, ctx, shortOptions(), l.CompareStanding, in, &s); err != nil {
+		if err := r.ask(outer, ctx, shortOptions(), l.CompareStanding, r.standing(), &s); err != nil {
 			return err
 		}
 		r.Behind, r.LagMS, r.Waits, r.From = s.Behind, s.LagMS, s.Waits, s.From
-		switch {
-		case s.Phase == Failed || s.Phase == Stopped:
-			return temporal.NewNonRetryableApplicationError(fmt.Sprintf("version %d is %s: see `weft job status %s`, or query %s", r.in.Version, s.Phase, r.in.Job, VersionID(r.in.Job, r.in.Version)), activities.User, nil)
-		case s.CaughtUp && !r.Paused && (r.in.Current > 0 || s.Phase != "" && s.Phase != Preparing): // preparing it serves the first one
+		caughtUp := s.CaughtUp && (r.in.Current > 0 || s.Phase != "" && s.Phase != Preparing) // preparing it serves the first one
+		if err := r.examine(ctx, &s, caughtUp); err != nil {
+			return err
+		}
+		if caughtUp && !r.Paused {
 			r.Waits = ""
 			return nil
-		case s.Phase == CrashLooping:
-			r.Waits = "it crashes again and again: see weft job status " + r.in.Job
 		}
 		if err := r.enter(ctx, WarmingUp); err != nil {
 			return err
@@ -395,6 +396,12 @@ func (r *rollout) warmUp(outer, ctx workflow.Context) error {
 			return err
 		}
 	}
+}
+
+// standing asks how the candidate stands.
+func (r *rollout) standing() activities.StandingInput {
+	return activities.StandingInput{Job: r.in.Job, Version: r.in.Version, Current: r.in.Current, Shards: r.in.Shards, LagMaxMS: r.Plan.LagMaxMS, Key: r.key("start"),
+		Health: true}
 }
 
 // step begins a step of the canary.
@@ -414,7 +421,9 @@ func (r *rollout) hold(outer, ctx workflow.Context) error {
 		left := time.Duration(r.LeftMS) * time.Millisecond
 		began := workflow.Now(ctx)
 		until := began.Add(left)
-		r.Until, r.Waits = &until, ""
+		if r.Until = &until; r.Watch.CrashingAt == nil {
+			r.Waits = ""
+		}
 		if err := r.enter(ctx, Canary); err != nil {
 			return err
 		}
@@ -422,7 +431,7 @@ func (r *rollout) hold(outer, ctx workflow.Context) error {
 			return err
 		}
 		nap := min(part, left)
-		err := r.sleep(outer, ctx, nap, func() bool { return r.Paused || r.Forced })
+		err := r.nap(outer, ctx, nap)
 		r.LeftMS = max(0, r.LeftMS-workflow.Now(ctx).Sub(began).Milliseconds())
 		if err != nil || r.Forced {
 			return err
@@ -470,16 +479,16 @@ func (r *rollout) canary(ctx workflow.Context, weight int) activities.CanaryInpu
 		At: workflow.Now(ctx).UnixMicro(), Actor: "weft", Reason: RolloutID(r.in.Job, r.in.Version)}
 }
 
-// inconclusive compares again for a while, and then waits for a person.
+// inconclusive compares again for a while, and then waits for a person. A lag that stays too large ends the rollout meanwhile.
 func (r *rollout) inconclusive(outer, ctx workflow.Context) error {
-	for deadline := workflow.Now(ctx).Add(lagWait); ; {
+	for deadline := workflow.Now(ctx).Add(moreWait); ; {
 		if err := r.sleep(outer, ctx, compareGap, func() bool { return r.Paused || r.Forced }); err != nil || r.Forced {
 			return err
 		}
 		if err := r.compare(outer, ctx); err != nil || r.Trial.Verdict == activities.GatesPass {
 			return err
 		}
-		if r.Paused || !workflow.Now(ctx).Before(deadline) {
+		if r.Paused || !workflow.Now(ctx).Before(deadline) && r.Watch.LagAt == nil {
 			break
 		}
 	}
@@ -514,12 +523,15 @@ func (r *rollout) compare(outer, ctx workflow.Context) error {
 	r.Trial, r.LagMS = &t, t.LagMS
 	if t.Verdict == activities.GatesFail {
 		text := fmt.Sprintf("gates failed: %s", inWords(&t, activities.GatesFail))
-		if t.Differences != "" {
-			text += "; sessions that differ are in " + t.Differences
+		if t.Summary != "" {
+			text += "; " + t.Summary
 		}
-		return temporal.NewNonRetryableApplicationError(text, activities.User, nil)
+		if t.Differences != "" {
+			text += fmt.Sprintf("; look at them with `weft job compare %s --version %d` (object %s)", r.in.Job, r.in.Version, t.Differences)
+		}
+		return givenUp("%s", text)
 	}
-	return nil
+	return r.lagging(ctx, t.LagMS)
 }
 
 // inWords lists the gates of a verdict.

@@ -147,7 +147,7 @@ func TestRolloutPassesItsSteps(t *testing.T) {
 func TestRolloutWaitsUntilItHasCaughtUp(t *testing.T) {
 	r := newRolloutTest(t, activities.GatesPass)
 	r.standing = activities.Standing{Phase: Running, Behind: 500, LagMS: -1, Waits: "500 records"}
-	r.at(time.Hour, func() {
+	r.at(10*time.Minute, func() {
 		if s := r.expect(WarmingUp, 0); s.Behind != 500 || s.Waits != "500 records" {
 			t.Errorf("%+v", s)
 		}

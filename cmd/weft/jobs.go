@@ -175,6 +175,9 @@ func printJob(w io.Writer, s *workflows.JobStatus) error {
 			fmt.Fprintf(&b, "  %s\n", strings.Map(printable, text))
 		}
 	}
+	for _, d := range s.Discards {
+		fmt.Fprintf(&b, "%-10s what is left of version %d, at %s: %s\n", "drops", d.Version, d.Due.UTC().Format(time.DateTime), strings.Map(printable, d.Why))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -284,12 +287,12 @@ const (
 // newJobRequestCommand returns a command that asks the workflow of a job for something and waits for its decision.
 func newJobRequestCommand(signal, short, long string) *cobra.Command {
 	var r workflows.Request
-	var asJSON bool
+	var asJSON, dry bool
 	var at stack.Addresses
 	use, example := signal+" JOB", fmt.Sprintf("  weft job %s payments", signal)
 	body := `{"reason":"…","request_id":"…","actor":"…"}`
 	if signal == workflows.SignalRollback {
-		use, example = use+" --to N", example+" --to 1 --reason 'refunds are counted twice'"
+		use, example = use+" --to N", example+" --to 1 --reason 'refunds are counted twice'\n"+example+" --to 1 --dry-run"
 		body = `{"to":1,"reason":"…","request_id":"…","actor":"…"}`
 	}
 	if signal == workflows.SignalScale {
@@ -308,6 +311,11 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 			}
 			if signal == workflows.SignalScale && r.Shards < 1 {
 				return &exitError{exitUsage, errors.New("--shards is the number of shards: 1 or more")}
+			}
+			if dry {
+				return asTemporal(c, at, func(ctx context.Context, t client.Client, at stack.Addresses) error {
+					return planRollback(ctx, c.OutOrStdout(), t, args[0], r.To, asJSON)
+				})
 			}
 			if r.RequestID == "" {
 				r.RequestID = signal + "/" + strconv.FormatInt(time.Now().UnixNano(), 36)
@@ -342,6 +350,7 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 	}
 	if signal == workflows.SignalRollback {
 		c.Flags().IntVar(&r.To, "to", 0, "version to serve")
+		c.Flags().BoolVar(&dry, "dry-run", false, "say what would happen, and change nothing")
 	}
 	if signal == workflows.SignalScale {
 		c.Flags().IntVar(&r.Shards, "shards", 0, "number of shards")
@@ -352,6 +361,81 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 	c.Flags().BoolVar(&asJSON, "json", false, "print the decision as one line of JSON")
 	temporalFlags(c, &at)
 	return c
+}
+
+// planRollback says what a rollback would do. Where the version does not run, the stores say how far it is.
+func planRollback(ctx context.Context, w io.Writer, t client.Client, job string, to int, asJSON bool) error {
+	limited, cancel := context.WithTimeout(ctx, queryTimeout)
+	defer cancel()
+	v, err := t.QueryWorkflow(limited, workflows.JobID(job), "", workflows.QueryRollbackPlan, workflows.Request{To: to})
+	var p workflows.RollbackPlan
+	if err == nil {
+		err = v.Get(&p)
+	}
+	if err != nil {
+		return fmt.Errorf("ask %s: %w; is a control worker running? (weft worker)", workflows.JobID(job), err)
+	}
+	if p.Way == workflows.ByCatchUp {
+		if err := lookBack(ctx, job, &p); err != nil {
+			return err
+		}
+	}
+	if asJSON {
+		err = json.NewEncoder(w).Encode(p)
+	} else {
+		_, err = io.WriteString(w, rollbackPlanText(job, &p))
+	}
+	if err == nil && p.Way == "" {
+		return &exitError{code: exitFailed}
+	}
+	return err
+}
+
+func rollbackPlanText(job string, p *workflows.RollbackPlan) string {
+	var b strings.Builder
+	if p.Way == "" {
+		fmt.Fprintf(&b, "%s: a rollback to version %d would be rejected: %s\n", job, p.To, p.Refused)
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%s: a rollback from version %d to version %d would\n", job, p.Current, p.To)
+	for i, text := range p.Steps {
+		fmt.Fprintf(&b, "  %d. %s\n", i+1, text)
+	}
+	if p.LagMS >= 0 {
+		fmt.Fprintf(&b, "version %d is %s behind version %d\n", p.To, time.Duration(p.LagMS)*time.Millisecond, p.Current)
+	}
+	if p.Until != nil {
+		fmt.Fprintf(&b, "it is ready until %s\n", p.Until.UTC().Format(time.DateTime))
+	}
+	if p.Note != "" {
+		fmt.Fprintf(&b, "%s\n", strings.Map(printable, p.Note))
+	}
+	return b.String()
+}
+
+// lookBack adds how far a version is that does not run, and whether it was ever served.
+func lookBack(ctx context.Context, job string, p *workflows.RollbackPlan) error {
+	at, err := stack.Find(stack.Addresses{}, stack.Kafka, stack.S3, stack.Store)
+	if err != nil {
+		p.Note = "how far it is, and whether it was ever served, is not known here: " + err.Error()
+		return nil
+	}
+	env, err := workers.OpenEnv(ctx, at, stack.Kafka, stack.S3, stack.Store)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = env.Close() }() // only read
+	stage := &workers.Stage{Versions: &workers.Versions{Env: env}}
+	way, err := stage.WayBack(ctx, job, p.To, p.Current)
+	switch {
+	case err != nil:
+		return err
+	case way.Refused != "":
+		p.Way, p.Refused, p.Steps = "", way.Refused, []string{}
+	default:
+		p.LagMS, p.Note = way.LagMS, way.Note
+	}
+	return nil
 }
 
 // askJob asks the workflow of a job, if there is one, and waits for its decision.
