@@ -178,7 +178,7 @@ func (r *releaseTest) state() (s workflows.JobStatus, err error) {
 // until asks for the status as often as it can until something is so.
 func (r *releaseTest) until(what string, so func(workflows.JobStatus) bool) workflows.JobStatus {
 	r.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for limit := time.After(4 * time.Minute); ; {
 		s, err := r.state()
