@@ -27,8 +27,12 @@ stack: ## build bin/weft-dev, the embedded servers (the first time 6 minutes)
 	cd devstack && $(GO) build -o ../bin/weft-dev ./cmd/weft-dev
 
 .PHONY: demo
-demo: build ## generate a payment environment, replay it, check the result against the truth
-	@WEFT=bin/weft ORDERS=$(ORDERS) SEED=$(SEED) scripts/demo.sh out/demo
+demo: build stack ## the life of a job: deploy, query, gates, rollback, backfill, verify (KEEP=1 leaves it running)
+	@WEFT=bin/weft STACK=bin/weft-dev SEED=$(SEED) scripts/demo.sh out/demo
+
+.PHONY: demo-replay
+demo-replay: build ## generate a payment environment, replay it, check the result against the truth (2 seconds)
+	@WEFT=bin/weft ORDERS=$(ORDERS) SEED=$(SEED) scripts/demo-replay.sh out/demo-replay
 
 .PHONY: test
 test: ## check formatting, vet, build and test everything

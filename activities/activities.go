@@ -60,7 +60,8 @@ type Beat struct {
 	Records    int64  `json:"records"`              // since the run started
 	Lag        int64  `json:"lag"`                  // records that are not read yet
 	Watermark  int64  `json:"watermark_us,omitempty"`
-	Process    string `json:"process,omitempty"` // that runs it
+	Process    string `json:"process,omitempty"`      // that runs it
+	Memory     int64  `json:"memory_bytes,omitempty"` // of a process: what it holds for itself
 }
 
 // The reasons for which a run ends well.

@@ -57,9 +57,16 @@ type Host struct {
 	Process  string              // name of this process, for people
 	Log      *slog.Logger        // nil: discards
 	Timing   Timing
+	Tokens   Tokens // of the runs of this process; nil: nobody wants to know
 
 	mu   sync.Mutex
 	runs map[string]*attempt
+}
+
+// Tokens keeps the task tokens of the runs of a process, for whoever tells Temporal when it has died.
+type Tokens interface {
+	RunStarted(run string, token []byte) error
+	RunEnded(run string) error
 }
 
 // The causes for which a run is ended.
@@ -124,6 +131,16 @@ func (h *Host) keep(ctx context.Context, name string, body func(context.Context,
 		cancel: cancel, done: make(chan struct{}), beat: Beat{State: "starting", Process: h.Process},
 	}
 	before := h.enter(a)
+	if h.Tokens != nil { // without a token Temporal notices by itself, only later
+		if err := h.Tokens.RunStarted(name, activity.GetInfo(ctx).TaskToken); err != nil {
+			a.log.Warn("the token of a run was not kept", "error", err)
+		}
+		defer func() {
+			if err := h.Tokens.RunEnded(name); err != nil {
+				a.log.Warn("the token of a run stays", "error", err)
+			}
+		}()
+	}
 	ended := make(chan error, 1)
 	// A run is told that it should end, not why: a cause would look like an error of something that it depends on.
 	plain, end := context.WithCancel(context.WithoutCancel(ctx))

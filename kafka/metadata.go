@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -156,6 +157,36 @@ func (c *conn) oldLayout(ctx context.Context, topic string) (*layout, error) {
 		}
 	}
 	return l.found(code)
+}
+
+// Reach returns the addresses under which the brokers of the cluster want to be reached, in their order, and connects to each:
+// a cluster that answers at the configured addresses and names others that lead nowhere is of no use.
+func (c *Client) Reach(ctx context.Context) (brokers []string, err error) {
+	err = c.anyBroker(ctx, func(one *conn) error {
+		msg, err := one.roundTrip(ctx, &meta.Request{TopicNames: []string{}}) // of no topic; nil would be all
+		if err != nil {
+			return err
+		}
+		brokers = nil
+		for _, b := range msg.(*meta.Response).Brokers {
+			brokers = append(brokers, net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, explain("ask for the brokers", err)
+	}
+	if len(brokers) == 0 {
+		return nil, &Error{Op: "ask for the brokers", Class: External, Err: errors.New("the cluster names none")}
+	}
+	slices.Sort(brokers)
+	var errs []error
+	for _, addr := range brokers {
+		if err := c.with(ctx, addr, func(*conn) error { return nil }); err != nil {
+			errs = append(errs, explain("connect to "+addr+", as the broker calls itself (its advertised listener)", err))
+		}
+	}
+	return brokers, errors.Join(errs...)
 }
 
 func (l *layout) found(code int16) (*layout, error) {

@@ -111,7 +111,7 @@ func check(n NewVersion) (v Version, err error) {
 	if n.Job != "" && n.Job != spec.Job {
 		return v, userError("add a version of "+n.Job, fmt.Errorf("the spec is of the job %s", spec.Job), "give the spec of that job")
 	}
-	v = Version{Job: spec.Job, Spec: string(n.Spec), Assets: map[string]AssetRef{}, Message: n.Message, Author: n.Author, Request: n.RequestID}
+	v = Version{Job: spec.Job, Spec: string(n.Spec), Assets: map[string]AssetRef{}, Message: n.Message, Author: n.Author, Request: n.RequestID, Engine: n.Engine}
 	errs := checkTexts(n)
 	names := AssetNames(spec)
 	for _, name := range names {

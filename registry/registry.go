@@ -3,6 +3,7 @@
 //
 //	registry/<job>/<version, 8 digits>.json   {"checksum": …, "version": {…}}
 //	registry/assets/<sha256>                  a file that a spec names, such as a schema
+//	registry/engines/<sha256>                 the binary that versions run on
 //
 // Versions of a job are numbered 1, 2, … without gaps: who adds one puts the next number if it is absent, so of several
 // at once each gets a number of its own.
@@ -77,6 +78,7 @@ type Version struct {
 	Created time.Time           `json:"created"`
 	Request string              `json:"request,omitempty"` // see NewVersion
 	Repeats int                 `json:"repeats,omitempty"` // number of the version that it is the same as; see Repeat
+	Engine  *Engine             `json:"engine,omitempty"`  // that its processes run on; nil: whatever their agent is
 
 	Checksum string `json:"-"` // SHA-256 of the stored version, in hexadecimal
 	Existed  bool   `json:"-"` // of what Add returned: it was there before
@@ -222,8 +224,8 @@ func (r *Registry) Jobs(ctx context.Context) ([]string, error) {
 			slices.Sort(jobs) // the slash put them in another order
 			return jobs, nil
 		}
-		// A job named assets shares its folder with the files; only a job has a version 1.
-		found := job+"/" != strings.TrimPrefix(assetsRoot, root)
+		// A job named assets or engines shares its folder with these; only a job has a version 1.
+		found := job+"/" != strings.TrimPrefix(assetsRoot, root) && job+"/" != strings.TrimPrefix(enginesRoot, root)
 		for info, err := range r.objects.List(ctx, keyOf(job, 1), "") {
 			if err != nil {
 				return nil, fmt.Errorf("list jobs: %w", err)
@@ -256,16 +258,7 @@ func (r *Registry) Asset(ctx context.Context, sha256 string) ([]byte, error) {
 	if b, err := hex.DecodeString(sha256); err != nil || len(b) != 32 || strings.ToLower(sha256) != sha256 {
 		return nil, userError(fmt.Sprintf("read asset %.80q", sha256), errors.New("that is no SHA-256"), "64 lower case hexadecimal digits")
 	}
-	data, _, err := r.objects.Get(ctx, assetsRoot+sha256)
-	switch {
-	case errors.Is(err, objstore.ErrNotFound):
-		return nil, userError(op, ErrNotFound, "")
-	case err != nil:
-		return nil, fmt.Errorf("%s: %w", op, err)
-	case hexSum(data) != sha256:
-		return nil, damaged(op, assetsRoot+sha256, fmt.Errorf("its content has the hash %s", hexSum(data)))
-	}
-	return data, nil
+	return r.hashed(ctx, op, assetsRoot+sha256, sha256)
 }
 
 // Assets returns what reads a version's files by the names in its spec, as decoders want it.
@@ -286,6 +279,9 @@ type NewVersion struct {
 	Assets  map[string][]byte // the files that the spec names; see AssetNames
 	Message string            // why; may be empty
 	Author  string            // who; may be empty
+	// Engine is the binary that the version is to run on, which PutEngine has kept; nil: any. The same spec on another engine is
+	// another version, unless either has none.
+	Engine *Engine
 	// RequestID makes a retry safe: a request that was done returns the version that it made. Empty: only a repeat of the
 	// latest version is noticed.
 	RequestID string
@@ -304,7 +300,7 @@ func (r *Registry) Add(ctx context.Context, n NewVersion) (Version, error) {
 }
 
 // Repeat adds a version with the spec and the files of another, also where that is the latest: it is to be computed anew. Of n
-// it takes the message, the author and the request, which must be there.
+// it takes the message, the author and the request, which must be there, and the engine where the other has none.
 func (r *Registry) Repeat(ctx context.Context, of Version, n NewVersion) (Version, error) {
 	op := fmt.Sprintf("add version %d of %s again", of.Number, of.Job)
 	if n.RequestID == "" {
@@ -313,8 +309,12 @@ func (r *Registry) Repeat(ctx context.Context, of Version, n NewVersion) (Versio
 	if err := errors.Join(checkTexts(n)...); err != nil {
 		return Version{}, userError(op, err, "")
 	}
+	engine := of.Engine
+	if engine == nil {
+		engine = n.Engine
+	}
 	return r.number(ctx, op, Version{Job: of.Job, Spec: of.Spec, Assets: of.Assets, Message: n.Message, Author: n.Author, Request: n.RequestID,
-		Repeats: of.Number}, nil)
+		Repeats: of.Number, Engine: engine}, nil)
 }
 
 // number adds a version with the next number, unless it finds it.
@@ -361,7 +361,8 @@ func (r *Registry) existing(ctx context.Context, numbers []int, v *Version) (*Ve
 		if err != nil {
 			return nil, err
 		}
-		same := old.Spec == v.Spec && sameAssets(old.Assets, v.Assets) && (v.Repeats == 0 || old.Repeats == v.Repeats)
+		same := old.Spec == v.Spec && sameAssets(old.Assets, v.Assets) && (v.Repeats == 0 || old.Repeats == v.Repeats) &&
+			(old.Engine == nil || v.Engine == nil || *old.Engine == *v.Engine)
 		if v.Request != "" && old.Request == v.Request {
 			if !same {
 				return nil, userError("", fmt.Errorf("request %q made version %d, which is another one", v.Request, number),

@@ -219,3 +219,20 @@ func notFound(missing []string, named bool, running error) error {
 			"(cd devstack && go run ./cmd/weft-dev up --data DIR), or name the servers by these variables", ErrNotFound, what)
 	}
 }
+
+// Variables returns the variables that say what a does, for another process. Secrets that are not in a file are left out.
+func (a *Addresses) Variables() (list []string) {
+	for _, v := range [][2]string{
+		{envTemporal, a.Temporal}, {envNamespace, a.Namespace}, {envKafka, a.Kafka}, {envSASL, a.KafkaSASL}, {envUser, a.KafkaUser},
+		{envPassword + "_FILE", a.KafkaPasswordFile}, {envKafka + "_CA_FILE", a.KafkaTLS.CAFile}, {envS3, a.S3}, {envBucket, a.S3Bucket},
+		{envS3CA, a.S3CAFile}, {envAccessKey + "_FILE", a.S3AccessKeyFile}, {envSecretKey + "_FILE", a.S3SecretKeyFile}, {envStore, a.Store},
+	} {
+		if v[1] != "" {
+			list = append(list, v[0]+"="+v[1])
+		}
+	}
+	if a.KafkaTLS.On {
+		list = append(list, envKafka+"_TLS=true")
+	}
+	return list
+}

@@ -123,8 +123,20 @@ func (p *postgresStore) migrate(ctx context.Context) error {
 			return err // 23505: another process has just made it
 		}
 	}
-	return migrate(ctx, goose.DialectPostgres, p.db, []string{schemaText("catalog") + schemaText("append_only_postgres"),
-		schemaText("data", "{partition}", "PARTITION BY LIST (generation)"), schemaText("progress"), schemaText("canary")}, goose.WithSessionLocker(locker))
+	return migrate(ctx, goose.DialectPostgres, p.db, postgresMigrations(), goose.WithSessionLocker(locker))
+}
+
+func postgresMigrations() []string {
+	return []string{schemaText("catalog") + schemaText("append_only_postgres"),
+		schemaText("data", "{partition}", "PARTITION BY LIST (generation)"), schemaText("progress"), schemaText("canary")}
+}
+
+func (p *postgresStore) schema(ctx context.Context) (version, known int, err error) {
+	version, err = schemaVersion(ctx, p.db)
+	if isCode(err, undefinedTable) {
+		err = nil
+	}
+	return version, len(postgresMigrations()), err
 }
 
 func (p *postgresStore) catalog(ctx context.Context, fn func(*sql.Tx) error) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -47,6 +48,29 @@ func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, texts []str
 	}
 	_, err = p.Up(ctx)
 	return err
+}
+
+// Schema returns the version of a store's schema and the one that this release knows; 0 where the store was never opened. Unlike
+// Open it changes nothing, so it can be asked of a store that another release works on.
+func Schema(ctx context.Context, dsn string) (version, known int, err error) {
+	if dir, ok := strings.CutPrefix(dsn, "sqlite:"); ok && dir != "" {
+		version, known, err = sqliteSchema(ctx, dir)
+		return version, known, failed("read the schema's version", err)
+	}
+	db, err := openBackend(ctx, dsn, Options{Connections: 1})
+	if err != nil {
+		return 0, 0, failed("open", err)
+	}
+	if p, ok := db.(*postgresStore); ok {
+		version, known, err = p.schema(ctx)
+	}
+	return version, known, failed("read the schema's version", errors.Join(err, db.close()))
+}
+
+// schemaVersion returns the last migration that was applied.
+func schemaVersion(ctx context.Context, db *sql.DB) (version int, err error) {
+	err = db.QueryRowContext(ctx, `SELECT coalesce(max(version_id), 0) FROM goose_db_version`).Scan(&version)
+	return version, err
 }
 
 // suffix of the names of a generation's partitions.

@@ -81,8 +81,29 @@ func (f *sqliteFile) close() error { return errors.Join(f.w.Close(), f.r.Close()
 
 func (s *sqliteStore) migrate(ctx context.Context) error {
 	return s.alone(ctx, func() error {
-		return migrate(ctx, goose.DialectSQLite3, s.main.w, []string{schemaText("catalog") + schemaText("append_only_sqlite"), schemaText("canary")})
+		return migrate(ctx, goose.DialectSQLite3, s.main.w, sqliteMigrations())
 	})
+}
+
+func sqliteMigrations() []string {
+	return []string{schemaText("catalog") + schemaText("append_only_sqlite"), schemaText("canary")}
+}
+
+// sqliteSchema reads the version of a store's schema without making its folder or a file in it.
+func sqliteSchema(ctx context.Context, dir string) (version, known int, err error) {
+	known = len(sqliteMigrations())
+	path := filepath.Join(dir, "catalog.db")
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return 0, known, nil
+	} else if err != nil {
+		return 0, known, err
+	}
+	db, err := openSQL(path, "ro", "deferred", 1)
+	if err != nil {
+		return 0, known, err
+	}
+	version, err = schemaVersion(ctx, db)
+	return version, known, errors.Join(err, db.Close())
 }
 
 // alone runs fn in one process at a time. The lock is SQLite's own and ends with its process.

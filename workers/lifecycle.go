@@ -29,6 +29,7 @@ import (
 type Stage struct {
 	Versions *Versions
 	Now      func() time.Time // nil: time.Now
+	Engine   string           // file of the binary that new versions run on; empty: any
 	// Topics opens what tells how long the topics of a job are; nil: Kafka of the Env.
 	Topics func() Topics
 }
@@ -61,7 +62,7 @@ func (s *Stage) now() time.Time {
 
 // registerLifecycle adds the workflows and activities of deployments to a control worker.
 func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
-	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions}, Starter: c.Temporal}
+	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions, Engine: c.Engine}, Starter: c.Temporal}
 	for name, f := range map[string]any{
 		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "SetCanary": l.SetCanary, "CompareStanding": l.CompareStanding,
 		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch, "DropVersion": l.DropVersion,
@@ -145,7 +146,11 @@ func (s *Stage) version(ctx context.Context, in activities.RegisterInput) (v reg
 		return v, err
 	}
 	if !in.DryRun {
-		return r.Add(ctx, registry.NewVersion{Job: spec.Job, Spec: text, Message: in.Message, Author: in.Author, RequestID: in.RequestID})
+		engine, err := KeepEngine(ctx, r, s.Engine)
+		if err != nil {
+			return v, err
+		}
+		return r.Add(ctx, registry.NewVersion{Job: spec.Job, Spec: text, Message: in.Message, Author: in.Author, RequestID: in.RequestID, Engine: engine})
 	}
 	all, err := r.List(ctx, spec.Job)
 	if err != nil {
@@ -160,6 +165,21 @@ func (s *Stage) version(ctx context.Context, in activities.RegisterInput) (v reg
 		v.Number = all[n-1].Number + 1
 	}
 	return v, nil
+}
+
+// KeepEngine puts a binary into the registry, and names it; an empty file name is none.
+func KeepEngine(ctx context.Context, r *registry.Registry, file string) (*registry.Engine, error) {
+	if file == "" {
+		return nil, nil
+	}
+	e, data, err := registry.ReadEngine(file)
+	if err == nil {
+		err = r.PutEngine(ctx, e, data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &e, nil
 }
 
 // again registers a version once more, to have it computed anew.
@@ -183,7 +203,11 @@ func (s *Stage) again(ctx context.Context, r *registry.Registry, in activities.R
 		message += ": " + in.Message
 	}
 	if !in.DryRun {
-		return r.Repeat(ctx, old, registry.NewVersion{Message: message, Author: in.Author, RequestID: in.RequestID})
+		engine, err := KeepEngine(ctx, r, s.Engine)
+		if err != nil {
+			return v, err
+		}
+		return r.Repeat(ctx, old, registry.NewVersion{Message: message, Author: in.Author, RequestID: in.RequestID, Engine: engine})
 	}
 	all, err := r.List(ctx, in.Job)
 	if err != nil {

@@ -52,10 +52,14 @@ type Config struct {
 	Version int
 	Slots   int // shards that run at once; default 4
 
+	// Engine is the file of the binary that versions run on which this worker registers; empty: any.
+	Engine string
+
 	Versions   *Versions
 	Archiver   activities.Archiver  // for ArchiveRole
 	Publisher  activities.Publisher // for PublishRole
 	HostTiming activities.Timing
+	Tokens     activities.Tokens // of the shards' runs; may be nil
 }
 
 const slotsDefault = 4
@@ -88,7 +92,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	host := &activities.Host{Beats: cfg.Temporal, Classify: Classify, Process: cfg.Identity, Log: cfg.Log, Timing: cfg.HostTiming}
+	host := &activities.Host{Beats: cfg.Temporal, Classify: Classify, Process: cfg.Identity, Log: cfg.Log, Timing: cfg.HostTiming, Tokens: cfg.Tokens}
 	fatal := make(chan error, len(cfg.Roles)+1)
 	var all []worker.Worker
 	for _, role := range cfg.Roles {
@@ -161,7 +165,7 @@ func (c *Config) control(role string, host *activities.Host, fatal chan error) w
 	w.RegisterActivityWithOptions(control.Describe, named("Describe"))
 	c.registerLifecycle(w, host)
 	for name, f := range map[string]any{
-		workflows.VersionType: workflows.Version, workflows.ShardType: workflows.Shard,
+		workflows.VersionType: workflows.Version, workflows.ShardType: workflows.Shard, workflows.ProcessType: workflows.Process,
 		workflows.ArchiveType: workflows.Archive, workflows.PublisherType: workflows.Publisher,
 	} {
 		w.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})

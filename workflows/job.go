@@ -845,7 +845,7 @@ func (j *job) restart(ctx workflow.Context) error {
 		return err
 	}
 	list := []activities.LaunchInput{{ID: VersionID(j.Job, j.Current.Version), Type: VersionType, Job: j.Job, Version: j.Current.Version,
-		Input: inputOf(VersionInput{Job: j.Job, Version: j.Current.Version, Shards: j.Current.Shards})}}
+		Input: inputOf(VersionInput{Job: j.Job, Version: j.Current.Version, Shards: j.Current.Shards, Agents: true})}}
 	if plan.Sinks {
 		list = append(list, activities.LaunchInput{ID: PublisherID(j.Job), Type: PublisherType, Job: j.Job, Input: inputOf(PublisherInput{Job: j.Job})})
 	}

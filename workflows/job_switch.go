@@ -335,7 +335,7 @@ func (j *job) look(ctx workflow.Context) error {
 		}
 		if !s.Settled && s.Phase == Stopped {
 			in := activities.LaunchInput{ID: VersionID(j.Job, p.Version), Type: VersionType, Job: j.Job, Version: p.Version,
-				Input: inputOf(VersionInput{Job: j.Job, Version: p.Version, Shards: p.Shards})}
+				Input: inputOf(VersionInput{Job: j.Job, Version: p.Version, Shards: p.Shards, Agents: true})}
 			var l *activities.Lifecycle
 			if done, err := j.perform(ctx, workflow.ExecuteActivity(short, l.Launch, in), nil, false); err != nil || !done {
 				return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
@@ -55,6 +56,8 @@ type keeper struct {
 
 	stop, retry bool
 	again       bool // the run is to be ended and started anew, with another input
+	// claimed says that somebody has to take the run before it counts as running; taken, that somebody has.
+	claimed, taken bool
 
 	start  func(ctx workflow.Context) workflow.Future
 	report func(ctx workflow.Context) // tells a parent of a new state; may be nil
@@ -173,10 +176,13 @@ func (k *keeper) wait(outer, ctx workflow.Context, state string, limit time.Dura
 // once runs the activity once, to its end.
 func (k *keeper) once(outer, ctx workflow.Context) error {
 	crashed := k.Attempts > 0
-	k.retry, k.again, k.Failed = false, false, false
+	k.retry, k.again, k.Failed, k.taken = false, false, false, false
 	state := Running
-	if crashed {
+	switch {
+	case crashed:
 		state = CrashLooping // until it has run for a while
+	case k.claimed:
+		state = Waiting
 	}
 	if err := k.enter(ctx, state); err != nil {
 		return err
@@ -201,6 +207,11 @@ func (k *keeper) once(outer, ctx workflow.Context) error {
 			return err
 		}
 		k.inbox.drain(ctx)
+		if k.taken && !ending {
+			if err := k.claim(ctx); err != nil {
+				return err
+			}
+		}
 		if settled() && !ending {
 			steady, k.Attempts, k.Rounds = nil, 0, 0
 			if err := k.enter(ctx, Running); err != nil {
@@ -218,6 +229,17 @@ func (k *keeper) once(outer, ctx workflow.Context) error {
 	return k.ended(ctx, result, ending)
 }
 
+// claim notes that somebody has taken the run; it may be another one than before.
+func (k *keeper) claim(ctx workflow.Context) error {
+	k.taken = false
+	if k.State == Waiting {
+		k.Error = nil
+		return k.enter(ctx, Running)
+	}
+	k.report(ctx)
+	return nil
+}
+
 // ended notes how a run of the activity ended.
 func (k *keeper) ended(ctx workflow.Context, result workflow.Future, asked bool) error {
 	var last activities.Ended
@@ -228,6 +250,15 @@ func (k *keeper) ended(ctx workflow.Context, result workflow.Future, asked bool)
 		return nil
 	case temporal.IsCanceledError(err) && asked:
 		return nil // it had not begun
+	}
+	var timeout *temporal.TimeoutError
+	if k.claimed && !asked && errors.As(err, &timeout) && timeout.TimeoutType() == enums.TIMEOUT_TYPE_SCHEDULE_TO_START {
+		k.Error = &Problem{Type: activities.External, Message: "no agent has room for it: start one on some machine (weft agent)", At: workflow.Now(ctx)}
+		if err := k.enter(ctx, Waiting); err != nil {
+			return err
+		}
+		k.report(ctx)
+		return nil
 	}
 	problem := problemOf(ctx, err)
 	k.Error = &problem

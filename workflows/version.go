@@ -29,7 +29,8 @@ type VersionInput struct {
 	Job     string       `json:"job"`
 	Version int          `json:"version"`
 	Shards  int          `json:"shards,omitempty"`
-	State   *keptVersion `json:"state,omitempty"` // of the run before, by continue-as-new
+	Agents  bool         `json:"agents,omitempty"` // agents start its processes; otherwise somebody does by hand
+	State   *keptVersion `json:"state,omitempty"`  // of the run before, by continue-as-new
 }
 
 const versionExample = `{"job":"payments","version":1,"shards":1}`
@@ -43,6 +44,8 @@ type VersionStatus struct {
 	Error    *Problem             `json:"error,omitempty"` // of preparing
 	Prepared *activities.Prepared `json:"prepared,omitempty"`
 	Shards   []ShardReport        `json:"shards,omitempty"` // as they reported
+	// Processes are those that agents start for it, as they reported.
+	Processes []ProcessReport `json:"processes,omitempty"`
 	Rejections
 }
 
@@ -51,7 +54,8 @@ type keptVersion struct {
 	VersionStatus
 	Paused bool     `json:"paused,omitempty"`
 	Stop   bool     `json:"stop,omitempty"`
-	Told   []string `json:"told,omitempty"` // by shard: the order that it has
+	Told   []string `json:"told,omitempty"`   // by shard: the order that it has
+	Ending []bool   `json:"ending,omitempty"` // by process: whether it was told to stop
 }
 
 // UnmarshalJSON passes over keys that it does not know: a newer engine may have written them before a rollback.
@@ -90,6 +94,7 @@ func Version(ctx workflow.Context, raw converter.RawValue) error {
 	v.inbox.Rejections = &v.Rejections
 	v.inbox.handlers = []handler{
 		{SignalShard, v.shardReported},
+		{SignalProcess, v.processReported},
 		order(SignalRetry, func(Order) error { v.retry = true; return nil }),
 		order(SignalResume, func(Order) error { v.Paused = false; return nil }),
 		order(SignalPause, func(Order) error { v.Paused = true; return nil }),
@@ -121,15 +126,35 @@ func (v *version) shardReported(raw converter.RawValue) error {
 	return nil
 }
 
+func (v *version) processReported(raw converter.RawValue) error {
+	var r ProcessReport
+	if err := decode(raw, &r); err != nil {
+		return err
+	}
+	if r.Process < 0 || r.Process >= len(v.Processes) {
+		return fmt.Errorf("there is no process %d", r.Process)
+	}
+	if r.State != Waiting && !slices.Contains(badness(), r.State) {
+		return fmt.Errorf("there is no state %q; there are %q", clip(r.State), append(badness(), Waiting))
+	}
+	v.Processes[r.Process] = r
+	return nil
+}
+
 // badness lists the states of shards, the worst first: what a version's state is made of.
 func badness() []string {
 	return []string{Failed, CrashLooping, Stopping, Preparing, Paused, Running, Stopped}
 }
 
+// processFails tells whether some process is in a state in which none of its shards runs: failed or crash looping.
+func (v *version) processFails(state string) bool {
+	return (state == Failed || state == CrashLooping) && slices.ContainsFunc(v.Processes, func(r ProcessReport) bool { return r.State == state })
+}
+
 // settle sets the state to what the shards are in.
 func (v *version) settle(ctx workflow.Context) error {
 	for _, state := range badness() {
-		if slices.ContainsFunc(v.Shards, func(r ShardReport) bool { return r.State == state }) {
+		if v.processFails(state) || slices.ContainsFunc(v.Shards, func(r ShardReport) bool { return r.State == state }) {
 			if v.Stop && state != Failed {
 				state = Stopping
 			}
@@ -167,14 +192,25 @@ func (v *version) run(outer workflow.Context) error {
 		if err != nil {
 			return err
 		}
-		if v.Stop && !slices.Contains(running, true) {
+		processes, err := v.lookAtProcesses(ctx, slices.Contains(running, true))
+		if err != nil {
+			return err
+		}
+		if v.Stop && !slices.Contains(running, true) && !slices.Contains(processes, true) {
 			for i := range v.Shards {
 				v.Shards[i].State = Stopped
+			}
+			for i := range v.Processes {
+				v.Processes[i].State = Stopped
 			}
 			v.inbox.drain(ctx)
 			return errors.Join(v.enter(ctx, Stopped), outer.Err())
 		}
+		retry := v.retry
 		deaf := v.tell(ctx, running)
+		if retry {
+			v.tellProcesses(ctx, SignalRetry)
+		}
 		if err := v.settle(ctx); err != nil {
 			return err
 		}
@@ -244,6 +280,12 @@ func (v *version) prepare(outer, ctx workflow.Context) error {
 			for i := range p.Shards {
 				v.Shards = append(v.Shards, ShardReport{Shard: i, State: Preparing, Since: workflow.Now(ctx)})
 				v.Told = append(v.Told, "")
+			}
+			if v.in.Agents {
+				for i := range (p.Shards + processSlots - 1) / processSlots {
+					v.Processes = append(v.Processes, ProcessReport{Process: i, State: Preparing, Since: workflow.Now(ctx)})
+				}
+				v.Ending = make([]bool, len(v.Processes))
 			}
 			return nil
 		}
@@ -319,16 +361,70 @@ func (v *version) look(ctx workflow.Context) (running []bool, err error) {
 	return d.Running, nil
 }
 
+// lookAtProcesses asks which processes run, starts those that do not and should, and ends them once no shard runs any more: until
+// then these save their last checkpoints.
+func (v *version) lookAtProcesses(ctx workflow.Context, shards bool) (running []bool, err error) {
+	if len(v.Processes) == 0 {
+		return nil, nil
+	}
+	var in activities.DescribeInput
+	for i := range v.Processes {
+		in.IDs = append(in.IDs, ProcessID(v.Job, v.Version, i))
+	}
+	var a *activities.Control
+	var d activities.Described
+	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), a.Describe, in).Get(ctx, &d); err != nil {
+		return nil, err
+	}
+	if len(d.Running) != len(in.IDs) {
+		return nil, temporal.NewNonRetryableApplicationError("Describe left processes out", activities.Internal, nil)
+	}
+	for i, is := range d.Running {
+		switch {
+		case !is && !v.Stop:
+			f := v.startProcess(ctx, i)
+			var exists *temporal.ChildWorkflowExecutionAlreadyStartedError
+			if err := f.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !errors.As(err, &exists) {
+				return nil, fmt.Errorf("start process %d: %w", i, err)
+			}
+			d.Running[i], v.Ending[i] = true, false
+		case is && v.Stop && !shards && !v.Ending[i]:
+			// One that has ended meanwhile cannot be told, and the next look finds that.
+			v.Ending[i] = workflow.SignalExternalWorkflow(ctx, ProcessID(v.Job, v.Version, i), "", SignalStop, Order{}).Get(ctx, nil) == nil
+		}
+	}
+	return d.Running, nil
+}
+
+// tellProcesses signals all processes; those that have ended cannot be told.
+func (v *version) tellProcesses(ctx workflow.Context, signal string) {
+	for i := range v.Processes {
+		_ = workflow.SignalExternalWorkflow(ctx, ProcessID(v.Job, v.Version, i), "", signal, Order{}).Get(ctx, nil)
+	}
+}
+
+// startProcess starts the workflow of a process, which is abandoned as those of shards are.
+func (v *version) startProcess(ctx workflow.Context, process int) workflow.ChildWorkflowFuture {
+	slots := min(processSlots, len(v.Shards)-process*processSlots)
+	return workflow.ExecuteChildWorkflow(v.child(ctx, ProcessID(v.Job, v.Version, process)), ProcessType,
+		ProcessInput{Job: v.Job, Version: v.Version, Process: process, Slots: slots})
+}
+
 // startShard starts the workflow of a shard. It is abandoned: a child of any other policy ends when its parent continues
 // as new.
 func (v *version) startShard(ctx workflow.Context, shard int) workflow.ChildWorkflowFuture {
-	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
-		WorkflowID:            ShardID(v.Job, v.Version, shard),
+	return workflow.ExecuteChildWorkflow(v.child(ctx, ShardID(v.Job, v.Version, shard)), ShardType,
+		ShardInput{Job: v.Job, Version: v.Version, Shard: shard, Shards: len(v.Shards)})
+}
+
+// child returns the options of a child of the version.
+func (v *version) child(ctx workflow.Context, id string) workflow.Context {
+	return workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID:            id,
 		WorkflowIDReusePolicy: enums.WORKFLOW_ID_REUSE_POLICY_ALLOW_DUPLICATE,
 		ParentClosePolicy:     enums.PARENT_CLOSE_POLICY_ABANDON,
 		TypedSearchAttributes: temporal.NewSearchAttributes(attribute("WeftJob").ValueSet(v.Job), attribute("WeftVersion").ValueSet(strconv.Itoa(v.Version))),
 	})
-	return workflow.ExecuteChildWorkflow(ctx, ShardType, ShardInput{Job: v.Job, Version: v.Version, Shard: shard, Shards: len(v.Shards)})
 }
 
 // tell gives the shards the order that they do not have yet. deaf says that some could not be told: if they have ended,

@@ -34,6 +34,8 @@ type jobState struct {
 	Phase    string     `json:"phase"` // empty until a control worker has looked at it
 	Started  time.Time  `json:"started"`
 	Runs     []runState `json:"runs,omitempty"` // of `job status`: its shards, or itself
+	// Processes are those that agents run for it; of `job status`.
+	Processes []runState `json:"processes,omitempty"`
 
 	Problem *workflows.Problem `json:"problem,omitempty"` // of `job status`: why it failed
 }
@@ -183,6 +185,9 @@ func newJobStatusCommand() *cobra.Command {
 				}
 				for i := range list {
 					list[i].Runs = describeRuns(ctx, t, list[i])
+					for _, id := range runIDs(ctx, t, list[i], workflows.ProcessType) {
+						list[i].Processes = append(list[i].Processes, describeRun(ctx, t, id))
+					}
 					list[i].Problem = problemOf(ctx, t, list[i])
 				}
 				if asJSON {
@@ -216,7 +221,7 @@ func describeRuns(ctx context.Context, t client.Client, s jobState) (runs []runS
 	if s.Version == 0 {
 		return []runState{describeRun(ctx, t, s.Workflow)}
 	}
-	for _, id := range shardIDs(ctx, t, s) {
+	for _, id := range runIDs(ctx, t, s, workflows.ShardType) {
 		runs = append(runs, describeRun(ctx, t, id))
 	}
 	return runs
@@ -237,11 +242,17 @@ func problemOf(ctx context.Context, t client.Client, s jobState) *workflows.Prob
 		return nil
 	}
 	var status struct {
-		Error  *workflows.Problem
-		Shards []workflows.ShardReport
+		Error     *workflows.Problem
+		Shards    []workflows.ShardReport
+		Processes []workflows.ProcessReport
 	}
 	if v.Get(&status) != nil {
 		return nil
+	}
+	for _, p := range status.Processes {
+		if status.Error == nil {
+			status.Error = p.Error
+		}
 	}
 	for _, shard := range status.Shards {
 		if status.Error == nil {
@@ -251,9 +262,12 @@ func problemOf(ctx context.Context, t client.Client, s jobState) *workflows.Prob
 	return status.Error
 }
 
-// shardIDs lists the shards of a version that run.
-func shardIDs(ctx context.Context, t client.Client, s jobState) (ids []string) {
-	query := fmt.Sprintf(`WorkflowType = 'Shard' AND ExecutionStatus = 'Running' AND WeftJob = '%s' AND WeftVersion = '%d'`, s.Job, s.Version)
+// runIDs lists the shards or the processes of a version that run.
+func runIDs(ctx context.Context, t client.Client, s jobState, kind string) (ids []string) {
+	if s.Version == 0 {
+		return nil
+	}
+	query := fmt.Sprintf(`WorkflowType = '`+kind+`' AND ExecutionStatus = 'Running' AND WeftJob = '%s' AND WeftVersion = '%d'`, s.Job, s.Version)
 	r, err := t.ListWorkflow(ctx, &workflowservice.ListWorkflowExecutionsRequest{Query: query, PageSize: 1000})
 	if err != nil {
 		return nil
@@ -318,12 +332,39 @@ func printStatus(w io.Writer, list []jobState) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, f := range failures {
+	more, err := printProcesses(w, list)
+	if err != nil {
+		return err
+	}
+	for _, f := range append(failures, more...) {
 		if _, err := fmt.Fprintf(w, "%s\n", strings.Map(printable, f)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// printProcesses prints what agents run, where they run anything, and returns what failed.
+func printProcesses(w io.Writer, list []jobState) (failures []string, err error) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	head := "\nPROCESS\tSTATE\tATTEMPT\tMEMORY\tRUNS AS\n"
+	for _, s := range list {
+		for _, r := range s.Processes {
+			memory, process := "-", "-"
+			if r.Beat != nil {
+				memory, process = fmt.Sprintf("%d MiB", r.Beat.Memory>>20), r.Beat.Process
+			}
+			if r.State == "waiting_for_worker" {
+				r.State = workflows.Waiting
+			}
+			fmt.Fprintf(t, "%s%s\t%s\t%d\t%s\t%s\n", head, r.Workflow, r.State, r.Attempt, memory, process)
+			head = ""
+			if r.Failure != "" {
+				failures = append(failures, fmt.Sprintf("%s failed before: %s", r.Workflow, r.Failure))
+			}
+		}
+	}
+	return failures, t.Flush()
 }
 
 // printable keeps what a message quotes from steering a terminal.

@@ -91,11 +91,13 @@ func noteStart(command *cobra.Command, started *bool) {
 func newRootCommand() *cobra.Command {
 	root := newGroup("weft", "Correlate scattered records into business sessions, live and for the past",
 		"  weft spec check payments.yaml\n  weft spec explain payments.yaml",
+		newAgentCommand(),
 		newBackfillCommand(),
 		newDeployCommand(),
 		newLoadCommand(),
 		newJobCommand(),
 		newJobsCommand(),
+		newPingCommand(),
 		newProduceCommand(),
 		newRejectsCommand(),
 		newReplayCommand(),

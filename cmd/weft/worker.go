@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
@@ -16,6 +17,9 @@ import (
 	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/workers"
 )
+
+// namespaceRetentionMin is the least that Temporal takes.
+const namespaceRetentionMin = 24 * time.Hour
 
 // serverFlags adds the flags that name servers. What they do not say comes from variables or a running stack.
 func serverFlags(c *cobra.Command, at *stack.Addresses) {
@@ -65,6 +69,8 @@ func newWorkerCommand() *cobra.Command {
 	c.Flags().StringVar(&f.job, "job", "", "run shards of this job")
 	c.Flags().IntVar(&f.version, "version", 0, "and this version")
 	c.Flags().IntVar(&f.slots, "slots", 4, "shards that run at once")
+	c.Flags().StringVar(&f.process, "process", "", "folder in which an agent started this process")
+	_ = c.Flags().MarkHidden("process") // it exists; only agents use it
 	workFlag(c, &f.work)
 	f.log.add(c)
 	addMetricsFlag(c, &f.metrics)
@@ -77,7 +83,7 @@ type workerFlags struct {
 	only           []string
 	job            string
 	version, slots int
-	work           string
+	work, process  string
 	log            logFlags
 	metrics        string
 	at             stack.Addresses
@@ -110,6 +116,9 @@ func (f *workerFlags) run(c *cobra.Command) error {
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		return &exitError{exitUsage, err}
 	}
+	if f.process != "" {
+		return f.runProcess(c, cfg, level)
+	}
 	logger, err := workers.NewLogger(c.ErrOrStderr(), f.log.format, level)
 	if err != nil {
 		return &exitError{exitUsage, err}
@@ -122,7 +131,13 @@ func (f *workerFlags) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err = s.serveMetrics(c.Context(), f.metrics); err == nil {
+	if f.job == "" {
+		cfg.Engine, err = os.Executable()
+	}
+	if err == nil {
+		err = s.serveMetrics(c.Context(), f.metrics)
+	}
+	if err == nil {
 		err = s.work(c.Context(), cfg)
 	}
 	return errors.Join(err, s.close())
@@ -175,28 +190,46 @@ func (s *servers) work(ctx context.Context, cfg workers.Config) error {
 
 func newSetupCommand() *cobra.Command {
 	var at stack.Addresses
+	var create bool
+	var retention time.Duration
 	c := &cobra.Command{
 		Use:   "setup",
 		Short: "Register at Temporal what Weft's workflows need",
 		Long: "Register the search attributes WeftJob, WeftPhase and WeftVersion in the namespace. Doing it again changes nothing.\n" +
 			"An embedded stack (weft-dev) has them already.",
-		Example: "  weft setup --temporal temporal.internal:7233 --namespace payments",
+		Example: "  weft setup --temporal temporal.internal:7233 --namespace payments\n  weft setup --create-namespace",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if retention < namespaceRetentionMin {
+				return &exitError{exitUsage, fmt.Errorf("--retention %s: Temporal wants %s at least", retention, namespaceRetentionMin)}
+			}
 			return asTemporal(c, at, func(ctx context.Context, t client.Client, found stack.Addresses) error {
+				text := "namespace " + found.Namespace + ": "
+				if create {
+					created, err := workers.CreateNamespace(ctx, t, found.Namespace, retention)
+					if err != nil {
+						return err
+					}
+					if created {
+						text += "made, "
+					}
+				}
 				added, err := workers.SetUp(ctx, t, found.Namespace)
 				if err != nil {
 					return err
 				}
-				text := "namespace " + found.Namespace + ": everything is there already"
 				if len(added) > 0 {
-					text = "namespace " + found.Namespace + ": registered " + strings.Join(added, ", ")
+					text += "registered " + strings.Join(added, ", ")
+				} else {
+					text += "everything is there already"
 				}
 				_, err = fmt.Fprintln(c.OutOrStdout(), text)
 				return err
 			})
 		},
 	}
+	c.Flags().BoolVar(&create, "create-namespace", false, "make the namespace where there is none")
+	c.Flags().DurationVar(&retention, "retention", 7*24*time.Hour, "how long a namespace that is made keeps finished workflows")
 	temporalFlags(c, &at)
 	return c
 }

@@ -96,7 +96,7 @@ func TestHistories(t *testing.T) {
 	ask("resume", "payments")
 	l.await("a rollout says that nobody runs its version", func() bool {
 		s := l.show()
-		return s.Candidate != nil && s.Candidate.Rollout != nil && strings.Contains(s.Candidate.Rollout.Waits, "nobody polls")
+		return s.Candidate != nil && s.Candidate.Rollout != nil && (strings.Contains(s.Candidate.Rollout.Waits, "nobody polls") || strings.Contains(s.Candidate.Rollout.Waits, "waits for an agent"))
 	})
 	ask("stop", "payments", "--reason", "the end")
 	phase(workflows.Stopped, 1)

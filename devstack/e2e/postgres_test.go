@@ -51,8 +51,8 @@ func postgresStore(t *testing.T, ctx context.Context) *store.Store {
 	}
 }
 
-// startPostgres starts a server that listens on a socket in a folder of its own, and returns its address.
-func startPostgres(t *testing.T) string {
+// postgresBinaries returns the folder of PostgreSQL's programs.
+func postgresBinaries(t *testing.T) string {
 	t.Helper()
 	list, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	slices.Sort(list)
@@ -62,7 +62,13 @@ func startPostgres(t *testing.T) string {
 	if len(list) == 0 {
 		t.Skip("no PostgreSQL server binaries here: install PostgreSQL 14 or later, or set WEFT_TEST_POSTGRES")
 	}
-	bin := filepath.Dir(list[len(list)-1])
+	return filepath.Dir(list[len(list)-1])
+}
+
+// startPostgres starts a server that listens on a socket in a folder of its own, and returns its address.
+func startPostgres(t *testing.T) string {
+	t.Helper()
+	bin := postgresBinaries(t)
 	dir, err := os.MkdirTemp("", "weft-pg") // the path of a socket must be short
 	if err != nil {
 		t.Fatal(err)

@@ -56,6 +56,7 @@ func table() map[string]may {
 		"objstore/objtest": {code: []string{"objstore"}},
 		"activities":       {code: []string{"streaming", "archiver", "publisher", "backfill", "registry", "store"}},
 		"workflows":        {code: []string{"activities"}},
+		"agent":            {code: []string{"activities", "registry", "objstore"}, test: []string{"objstore/objtest"}},
 		"workers": {code: core("lines", "archive", "results", "backfill", "streaming", "archiver", "publisher", "registry", "stack", "store",
 			"kafka", "objstore", "activities", "workflows"), test: []string{"paygen", "examples"}}, // gates judge versions of an environment
 		"api": {code: []string{"registry", "store", "web"}},
