@@ -30,6 +30,7 @@ type Stage struct {
 	Versions *Versions
 	Now      func() time.Time // nil: time.Now
 	Engine   string           // file of the binary that new versions run on; empty: any
+	Limits   Limits           // of what versions may ask for
 	// Topics opens what tells how long the topics of a job are; nil: Kafka of the Env.
 	Topics func() Topics
 }
@@ -62,7 +63,7 @@ func (s *Stage) now() time.Time {
 
 // registerLifecycle adds the workflows and activities of deployments to a control worker.
 func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
-	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions, Engine: c.Engine}, Starter: c.Temporal}
+	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions, Engine: c.Engine, Limits: c.Limits}, Starter: c.Temporal}
 	for name, f := range map[string]any{
 		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "SetCanary": l.SetCanary, "CompareStanding": l.CompareStanding,
 		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch, "DropVersion": l.DropVersion,
@@ -74,8 +75,19 @@ func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
 	}
 }
 
-// Register registers a version, or finds it, and plans its deployment.
+// Register registers a version, or finds it, and plans its deployment. One that asks for more than may be had is only planned.
 func (s *Stage) Register(ctx context.Context, in activities.RegisterInput) (p activities.Plan, err error) {
+	if in.Limit && in.Version == 0 || in.Limit && in.Rebuild {
+		try := in
+		try.DryRun = true
+		if p, err = s.plan(ctx, try); err != nil || in.DryRun || len(p.Refused) > 0 {
+			return p, err
+		}
+	}
+	return s.plan(ctx, in)
+}
+
+func (s *Stage) plan(ctx context.Context, in activities.RegisterInput) (p activities.Plan, err error) {
 	v, err := s.version(ctx, in)
 	if err != nil {
 		return p, err
@@ -111,8 +123,17 @@ func (s *Stage) Register(ctx context.Context, in activities.RegisterInput) (p ac
 	if in.Rebuild {
 		of = v.Repeats
 	}
-	_, p.Shards, err = s.heads(ctx, v.Job, of)
-	return p, err
+	if _, p.Shards, err = s.heads(ctx, v.Job, of); err != nil || !in.Limit {
+		return p, err
+	}
+	shards := in.Shards
+	if shards == 0 {
+		shards = max(p.Shards, 1)
+	}
+	if p.Refused = s.Limits.Refuse(spec, shards); len(p.Refused) > 0 {
+		p.Phases = []string{"nothing: it is refused"}
+	}
+	return p, nil
 }
 
 // version returns the version that is meant, registered unless it is a dry run.
