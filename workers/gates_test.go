@@ -42,7 +42,7 @@ func paySpec(t *testing.T, edits ...edit) string {
 	t.Helper()
 	text := examples.Payments()
 	for _, e := range append([]edit{
-		{"steps: [{weight: 5, hold: 10m}, {weight: 50, hold: 30m}]", "steps: [{weight: 5, hold: 15s}, {weight: 50, hold: 15s}]"},
+		{"steps: [{weight: 5, hold: 10m}, {weight: 50, hold: 30m}]", "steps: [{weight: 50, hold: 15s}]"},
 		{"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']\n", ""},
 		{`reject_rate: "<= 0.01"`, `reject_rate: "<= 0.02"`},
 	}, edits...) {

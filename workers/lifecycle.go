@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/worker"
@@ -33,6 +34,40 @@ type Stage struct {
 	Limits   Limits           // of what versions may ask for
 	// Topics opens what tells how long the topics of a job are; nil: Kafka of the Env.
 	Topics func() Topics
+
+	mu       sync.Mutex
+	compiled map[versionKey]*operator.Job // versions never change; they are only read
+}
+
+// versionKey names a version of a job.
+type versionKey struct {
+	Job    string
+	Number int
+}
+
+// compiledMax bounds the versions that a stage remembers: a rollout looks at two of them every few seconds.
+const compiledMax = 32
+
+// compile returns a version as it is compiled, which is to be read only.
+func (s *Stage) compile(ctx context.Context, job string, number int) (*operator.Job, error) {
+	key := versionKey{job, number}
+	s.mu.Lock()
+	known := s.compiled[key]
+	s.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	compiled, err := s.Versions.compile(ctx, job, number)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.compiled == nil || len(s.compiled) >= compiledMax {
+		s.compiled = map[versionKey]*operator.Job{}
+	}
+	s.compiled[key] = compiled
+	return compiled, nil
 }
 
 // Topics tells what is in topics. It is closed after use.
@@ -483,7 +518,7 @@ func (s *Stage) WayBack(ctx context.Context, job string, version, current int) (
 	if err != nil {
 		return w, err
 	}
-	compiled, err := s.Versions.compile(ctx, job, version)
+	compiled, err := s.compile(ctx, job, version)
 	if err != nil {
 		return w, err
 	}
