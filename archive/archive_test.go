@@ -155,8 +155,16 @@ func TestFolder(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "README"), []byte("no parquet"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	for folder, r := range map[string]Record{"00000": {Offset: 7, Value: []byte("c")}, "00001": {Partition: 1, Offset: 9, Value: []byte("d")},
+		"other": {Value: []byte("not of a partition")}, "0000x": {Value: []byte("nor this")}} {
+		if err := os.Mkdir(filepath.Join(dir, folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		r.Topic, r.Timestamp = "pay", 1
+		pack(t, filepath.Join(dir, folder, "5.parquet"), r)
+	}
 	got, _, err := readAll(dir, "pay", 1<<20)
-	if want := []string{"0/1@1:a", "0/2@1:b"}; err != nil || !slices.Equal(got, want) {
+	if want := []string{"0/7@1:c", "1/9@1:d", "0/1@1:a", "0/2@1:b"}; err != nil || !slices.Equal(got, want) {
 		t.Errorf("got %q, %v; want %q", got, err, want)
 	}
 }

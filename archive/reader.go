@@ -50,7 +50,8 @@ type Stats struct {
 	NullValues  int64 // rows whose value is null: a deletion in a compacted topic, not an event
 }
 
-// Open opens a file or a folder. A folder without *.parquet files is an error; folders within it are not looked at.
+// Open opens a file or a folder. A folder stands for its *.parquet files, and for those of the partitions within it: the folder of
+// a topic in an archive has one for each, named by five digits. Other folders are not looked at. Without any file it is an error.
 func Open(path string) (*Reader, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -69,11 +70,27 @@ func Open(path string) (*Reader, error) {
 }
 
 func list(folder string) (paths []string, size int64, err error) {
+	paths, size, err = listFiles(folder, true)
+	if err == nil && len(paths) == 0 {
+		err = fmt.Errorf("read %s: the folder has no *.parquet files", folder)
+	}
+	return paths, size, err
+}
+
+func listFiles(folder string, partitions bool) (paths []string, size int64, err error) {
 	entries, err := os.ReadDir(folder) // sorted by name
 	if err != nil {
 		return nil, 0, err
 	}
 	for _, e := range entries {
+		if e.IsDir() && partitions && isPartition(e.Name()) {
+			more, bytes, err := listFiles(filepath.Join(folder, e.Name()), false)
+			if err != nil {
+				return nil, 0, err
+			}
+			paths, size = append(paths, more...), size+bytes
+			continue
+		}
 		if e.IsDir() || !strings.HasSuffix(e.Name(), ".parquet") {
 			continue
 		}
@@ -84,10 +101,12 @@ func list(folder string) (paths []string, size int64, err error) {
 		paths = append(paths, filepath.Join(folder, e.Name()))
 		size += info.Size()
 	}
-	if len(paths) == 0 {
-		return nil, 0, fmt.Errorf("read %s: the folder has no *.parquet files", folder)
-	}
 	return paths, size, nil
+}
+
+// isPartition tells whether a folder within that of a topic is one of its partitions.
+func isPartition(name string) bool {
+	return len(name) == partitionDigits && strings.Trim(name, "0123456789") == ""
 }
 
 // OpenAt opens a file of size bytes that is read through r; if r is an io.Closer, Close closes it. The name is for errors.

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/store"
@@ -15,6 +18,7 @@ import (
 // crashWorld is a small world with a plan of a few slices.
 func crashWorld(t *testing.T) (*world, *Plan) {
 	w := newWorld(t, 3)
+	w.new = compile(t, strings.Replace(string(w.new.Spec.Text), "job: shop\n", "job: shop\nshard_by: game\n", 1))
 	p, err := w.plan(func(in *PlanInput) { in.Slice = 120_000_000 })
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +30,7 @@ func crashWorld(t *testing.T) (*world, *Plan) {
 }
 
 // TestSliceDiesAnywhere lets a process die at every call to the object store, before and after the call took effect. Whoever
-// comes next ends with the same results, and a sweep leaves nothing that no manifest names.
+// comes next ends with the same results, whatever memory it has, and nothing is gone that a manifest names.
 func TestSliceDiesAnywhere(t *testing.T) {
 	w, p := crashWorld(t)
 	if err := w.runAll(p, nil); err != nil {
@@ -37,13 +41,19 @@ func TestSliceDiesAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	deaths := 0
-	for _, after := range []bool{false, true} {
-		for at := 1; ; at++ {
+	for _, c := range []struct {
+		after bool
+		least int // of pieces
+		every int // calls
+	}{{false, unsorted, 1}, {true, unsorted, 1}, {false, 16, 9}, {true, 16, 9}} {
+		after := c.after
+		for at := 1; ; at += c.every {
 			w, p := crashWorld(t)
 			died := false
 			for slice := range p.Chunks[0].Slices {
 				in := SliceInput{Plan: p.Ref, Slice: slice, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: t.TempDir()}
 				if slice == 1 {
+					in.least = c.least
 					w.objects.revive(at, after)
 				}
 				r, err := RunSlice(t.Context(), in, nil)
@@ -55,6 +65,7 @@ func TestSliceDiesAnywhere(t *testing.T) {
 					if !errors.Is(err, errDied) {
 						t.Fatal(err)
 					}
+					in.least = unsorted // whoever comes next has more memory
 					if r, err = RunSlice(t.Context(), in, nil); err != nil {
 						t.Fatalf("call %d: %v", at, err)
 					}
@@ -163,6 +174,54 @@ func TestOrderOfSlices(t *testing.T) {
 		if r, err := run(0, p.Chunks[0].Slices-1); err != nil || !r.Done || !r.Existed || r.Sessions != 0 {
 			t.Errorf("behind the end: %+v, %v", r, err)
 		}
+	}
+}
+
+// silent is an object store that never answers when data files are asked for.
+type silent struct{ *memory }
+
+func (s silent) GetRange(ctx context.Context, key string, from, n int64) ([]byte, error) {
+	if !strings.HasSuffix(key, ".parquet") {
+		return s.memory.GetRange(ctx, key, from, n)
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// A store that has gone silent fails a slice after a while, and does not hold it for ever. One that is told to end does so at once.
+func TestSilentObjectStore(t *testing.T) {
+	w, p := crashWorld(t)
+	synctest.Test(t, func(t *testing.T) {
+		in := SliceInput{Plan: p.Ref, Job: w.new, Objects: Timed(silent{w.objects}), Decoders: 1, TempDir: t.TempDir()}
+		began := time.Now()
+		_, err := RunSlice(t.Context(), in, nil)
+		if took := time.Since(began); err == nil || !strings.Contains(err.Error(), "the object store has not answered within 2m0s") ||
+			!errors.Is(err, context.DeadlineExceeded) || took < callTime || took > 2*callTime {
+			t.Errorf("after %s: %v", took, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began = time.Now()
+		if _, err := RunSlice(ctx, in, nil); err == nil || time.Since(began) > 2*time.Second {
+			t.Errorf("told to end it did so after %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+// A process that dies leaves no files: what is staged and sorted has no name on disk.
+func TestSliceLeavesNoFiles(t *testing.T) {
+	w, p := crashWorld(t)
+	dir := t.TempDir()
+	seen := 0
+	in := SliceInput{Plan: p.Ref, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: dir, least: 16}
+	w.objects.called = func() {
+		seen++
+		if left := names(t, dir); len(left) > 0 {
+			t.Errorf("a process that dies would leave %v", left)
+		}
+	}
+	if _, err := RunSlice(t.Context(), in, nil); err != nil || seen < 20 {
+		t.Errorf("%d calls, %v", seen, err)
 	}
 }
 
@@ -311,6 +370,85 @@ func TestPublishDiesAnywhere(t *testing.T) {
 	}
 	if deaths < 30 || before < 15 {
 		t.Errorf("%d deaths, %d before the switch prove little", deaths, before)
+	}
+}
+
+// TestDropAfterAnyDeath cancels a publication that died at any call, with a clean-up that dies at any call too: what is served is all of
+// the old or all of the new, and nothing is left of the backfill beside what is served.
+func TestDropAfterAnyDeath(t *testing.T) {
+	w := newWorld(t, 5)
+	served := w.live()
+	s := newStore(t)
+	serve(t, s, served)
+	old := viewOf(t, s)
+	if _, _, err := w.backfill(s, TimeRange{second(150), second(420)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	fresh := viewOf(t, s)
+	ref := refOf(t, w)
+	staged := map[string][]byte{}
+	for _, key := range w.objects.keys("backfill/shop/") {
+		if !strings.Contains(key, "/publish/") {
+			staged[key] = w.objects.objects[key]
+		}
+	}
+	const every = 4 // calls of publishing, of which the clean-up dies at another each time
+	died, dropsDied, switched := 0, 0, 0
+	for _, which := range []string{"store", "objects"} {
+		for _, after := range []bool{false, true} {
+			for at := 1; ; at += every {
+				s := newStore(t)
+				served.batch.Progress = nil
+				serve(t, s, served)
+				maps.DeleteFunc(w.objects.objects, func(key string, _ []byte) bool { return strings.HasPrefix(key, "backfill/shop/") })
+				maps.Copy(w.objects.objects, staged)
+				d := &dying{Serving: s}
+				kill := func(at int) {
+					if which == "store" {
+						d.revive(at, after)
+					} else {
+						w.objects.revive(at, after)
+					}
+				}
+				kill(at)
+				_, err := Publish(t.Context(), PublishInput{Plan: ref, Job: w.new, Objects: w.objects, Store: d, RequestID: "r"})
+				dead := err != nil
+				drop := DropInput{Plan: ref, Objects: w.objects, Store: d, KeepServed: true}
+				d.revive(0, false)
+				w.objects.revive(0, false)
+				kill(1 + at/every)
+				if Drop(t.Context(), drop) != nil {
+					dropsDied++
+				}
+				d.revive(0, false)
+				w.objects.revive(0, false)
+				if err := Drop(t.Context(), drop); err != nil {
+					t.Fatalf("%s call %d: %v", which, at, err)
+				}
+				if left := w.objects.keys(ref.String() + "/"); len(left) > 0 {
+					t.Errorf("%s call %d: %v are left", which, at, left)
+				}
+				m, err := s.ServingMap(t.Context(), "shop")
+				if err != nil {
+					t.Fatal(err)
+				}
+				want, generations := old, 1
+				if m.Epoch > 1 {
+					want, generations, switched = fresh, 2, switched+1
+				}
+				viewOf(t, s).compare(t, fmt.Sprint(which, " ", at), want)
+				if list, _ := s.Generations(t.Context(), "shop"); len(list) != generations {
+					t.Errorf("%s call %d: generations %v", which, at, list)
+				}
+				if !dead || t.Failed() {
+					break
+				}
+				died++
+			}
+		}
+	}
+	if died < 8 || dropsDied < 8 || switched < 3 {
+		t.Errorf("%d deaths, %d of clean-ups, %d behind the switch prove little", died, dropsDied, switched)
 	}
 }
 

@@ -39,7 +39,7 @@ func (d *drawing) clip() error {
 	p.Range = p.Asked
 	end := func(to event.Micros, why string, args ...any) {
 		if to < p.Range.To {
-			p.note("the end is moved from %s to %s: "+why, append([]any{timeText(p.Range.To), timeText(to)}, args...)...)
+			p.clip("the end is moved from %s to %s: "+why, append([]any{timeText(p.Range.To), timeText(to)}, args...)...)
 			p.Range.To = to
 		}
 	}
@@ -47,7 +47,7 @@ func (d *drawing) clip() error {
 		end(in.Now, "what is later is the future")
 	}
 	if in.Sealed != 0 {
-		end(in.Sealed, "later sessions can still change in the live job")
+		end(in.Sealed, "later sessions can still change in the live job%s", in.SealedText)
 	}
 	for i := range a.partitions {
 		if to, ok := in.Through[a.partitions[i].topic][a.partitions[i].id]; ok && a.partitions[i].to < to {
@@ -59,12 +59,12 @@ func (d *drawing) clip() error {
 	if !a.unbounded {
 		end(a.greatest+1, "the archive has no later event")
 		if a.least > p.Range.From {
-			p.note("the start is moved from %s to %s: the archive has no earlier event", timeText(p.Range.From), timeText(a.least))
+			p.clip("the start is moved from %s to %s: the archive has no earlier event", timeText(p.Range.From), timeText(a.least))
 			p.Range.From = a.least
 		}
 	}
 	if p.Range.empty() {
-		return usage("nothing is left of %s: %s", p.Asked, strings.Join(p.Notes, "; "))
+		return usage("nothing is left of %s: %s", p.Asked, strings.Join(p.Clips, "; "))
 	}
 
 	p.Owned = TimeRange{p.Range.From - max(in.Before, p.Span), p.Range.To + in.After}
@@ -112,8 +112,8 @@ func (d *drawing) draw() ([][]drawnSlice, error) {
 		}
 	}
 	if len(list) < d.in.Parallelism {
-		p.note("%d chunks instead of %d: more would read the reach around each of them again, over the bound of %d bytes",
-			len(list), d.in.Parallelism, p.Totals.WithinBytes)
+		p.note("%d chunks instead of %d, so as many slices at once: more would read the reach around each of them again, over the bound of %s",
+			len(list), d.in.Parallelism, mebibytes(p.Totals.WithinBytes))
 	}
 	for {
 		chunks, straddling := d.slices(list)
@@ -130,6 +130,8 @@ func (d *drawing) draw() ([][]drawnSlice, error) {
 		return chunks, nil
 	}
 }
+
+func mebibytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 func duration(t event.Micros) time.Duration { return time.Duration(t) * time.Microsecond }
 
@@ -280,7 +282,7 @@ func (d *drawing) warn() {
 		p.warning("%d files have no statistics for this version's sources: every slice reads them", a.totals.Unmeasured)
 	}
 	if over := p.Totals.ReadBytes - p.Totals.WithinBytes; over > 0 {
-		p.warning("the plan reads up to %d bytes, %d more than one and a half times its range and a reach on either side", p.Totals.ReadBytes, over)
+		p.warning("the plan reads up to %s, %s more than one and a half times its range and a reach on either side", mebibytes(p.Totals.ReadBytes), mebibytes(over))
 	}
 	const hour = SliceDefault
 	for number := range d.in.Job.Spec.Sources {

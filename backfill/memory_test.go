@@ -1,6 +1,8 @@
 package backfill
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -10,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/weftdata/weft/archive"
+	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/objstore"
 	"github.com/weftdata/weft/results"
 )
 
@@ -94,5 +99,87 @@ func TestOpenSessionsOutgrowMemory(t *testing.T) {
 	}
 	if left := append(names(t, out), names(t, temp)...); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestSliceOutgrowsMemory computes slices with many times as much open as they may hold: they split themselves, give what one gives
+// that has all the memory it wants, and the heap stays near the bound.
+func TestSliceOutgrowsMemory(t *testing.T) {
+	const (
+		events = 100_000
+		slices = 5
+		bound  = 3 << 20
+		// Beside the state there are what it is restored from and stored as, the batches, and the buffers of what is staged.
+		buffers = 28 << 20
+		file    = 5_000
+	)
+	job := compile(t, `version: weft/v1
+job: shop
+shard_by: shop
+sources:
+  orders:
+    topic: pay.orders
+    format: json
+    time: {field: t, layout: unix_s}
+    step: {value: ordered}
+    keys: {order: order}
+    fields: {shop: shop}
+session: {gap: 30m, gaps: {order: 168h}, max_span: 240h}
+`)
+	objects, err := objstore.Folder(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := 0; at < events; at += file {
+		var records []archive.Record
+		for i := at; i < at+file; i++ { // half of the orders come again in another slice
+			records = append(records, archive.Record{Topic: "pay.orders", Offset: int64(i), Timestamp: event.MinTime,
+				Value: fmt.Appendf(nil, `{"t":%d,"order":"o%d","shop":"s%d"}`, firstTime+i, i%(events*3/4), i%(events*3/4)%1009)})
+		}
+		m := newMemory() // what it holds must not count
+		putArchive(t, m, "pay.orders", 0, int64(at/file), records, func(r []archive.Record) []archive.Times { return timesOf(t, job, r) })
+		for key, data := range m.objects {
+			if _, err := objects.Put(t.Context(), key, bytes.NewReader(data), int64(len(data))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(20)) // so that the heap shows what is held, not what was
+	run := func(id string, memory int64) (digest string, state, heap int64, pieces int) {
+		in := PlanInput{Ref: PlanRef{"shop", id}, Job: job, Version: 1, Objects: objects, From: event.Micros(firstTime) * 1e6,
+			To: event.Micros(firstTime+events) * 1e6, Slice: event.Micros(events/slices) * 1e6}
+		p, err := MakePlan(t.Context(), in)
+		if err != nil || len(p.Chunks) != 1 || p.Totals.Slices < slices {
+			t.Fatalf("%v, %v", p, err)
+		}
+		peak := watchHeap()
+		for slice := range p.Chunks[0].Slices {
+			r, err := RunSlice(t.Context(), SliceInput{Plan: p.Ref, Slice: slice, Job: job, Objects: objects, MemoryBytes: memory, Decoders: 1, TempDir: t.TempDir()}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%s, slice %d: %d pieces, state %.1f MiB, %.1f MiB stored, %.1f MiB sorted, %d sessions, %.1f s", id, slice, r.Pieces,
+				float64(r.StateBytes)/(1<<20), float64(r.StoredBytes)/(1<<20), float64(r.SortedBytes)/(1<<20), r.Sessions, r.Seconds)
+			state, pieces = max(state, r.StateBytes), r.Pieces
+		}
+		heap = peak()
+		total, err := Total(t.Context(), objects, p.Ref, job, TimeRange{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return total.Digest, state, heap, pieces
+	}
+	want, state, all, pieces := run("whole", 1<<32)
+	if pieces != unsorted || state < 5*bound {
+		t.Fatalf("the state has %d bytes in %d pieces: that proves little", state, pieces)
+	}
+	got, _, heap, pieces := run("split", bound)
+	t.Logf("bound %d MiB, open %.1f MiB at once: the heap grew by %.1f MiB, and by %.1f MiB without the bound", bound>>20, float64(state)/(1<<20),
+		float64(heap)/(1<<20), float64(all)/(1<<20))
+	if got != want || pieces < 16 {
+		t.Errorf("in %d pieces the digest is %s, want %s", pieces, got, want)
+	}
+	if heap > 3*bound+buffers {
+		t.Errorf("the heap grew to %d bytes with a bound of %d", heap, bound)
 	}
 }

@@ -58,7 +58,9 @@ type PlanInput struct {
 
 	Now event.Micros // the caller's clock: what is later is the future; 0: not checked
 	// Sealed bounds what may be published over a live job: sessions that start before it cannot change any more. 0: no bound.
-	Sealed event.Micros
+	// SealedText tells people how it comes about, and what to do; may be empty.
+	Sealed     event.Micros
+	SealedText string
 	// Through are the ends of the log, by topic and partition. A partition whose archive has not come so far bounds the range
 	// by what it has. nil: it is taken that the archive holds all.
 	Through map[string]map[int32]int64
@@ -104,7 +106,8 @@ type Plan struct {
 	Parts  []PlanPart `json:"parts"`
 
 	Totals   PlanTotals `json:"totals"`
-	Notes    []string   `json:"notes,omitempty"`    // what was clipped or changed
+	Clips    []string   `json:"clips,omitempty"`    // why Range is not what was asked for
+	Notes    []string   `json:"notes,omitempty"`    // what was changed
 	Warnings []string   `json:"warnings,omitempty"` // what may be missing
 }
 
@@ -227,21 +230,21 @@ func MakePlan(ctx context.Context, in PlanInput) (*Plan, error) {
 	}
 	a, err := readArchive(ctx, &in)
 	if err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	p := &Plan{Format: stageFormat, Ref: in.Ref, Version: in.Version, Checksum: in.Checksum, Asked: TimeRange{in.From, in.To}, Order: in.Order}
 	d := drawing{in: &in, plan: p, archive: a}
 	if err := d.clip(); err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	chunks, err := d.draw()
 	if err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	d.warn()
 	nonce := strings.ToLower(rand.Text())
 	if err := d.store(ctx, nonce, chunks); err != nil {
-		return nil, fmt.Errorf("plan %s: %w", in.Ref, err)
+		return nil, fmt.Errorf("plan a backfill of %s: %w", in.Ref.Job, err)
 	}
 	mine, err := commit(ctx, in.Objects, in.Ref.planKey(), p, nonce)
 	if err == nil && !mine {
@@ -390,7 +393,8 @@ func (d *drawing) part(list []drawnSlice) (part planPart, used int) {
 	return part, used
 }
 
-// note and warning keep the first of many.
+// clip, note and warning keep the first of many.
+func (p *Plan) clip(format string, args ...any) { p.Clips = addText(p.Clips, format, args...) }
 func (p *Plan) note(format string, args ...any) { p.Notes = addText(p.Notes, format, args...) }
 func (p *Plan) warning(format string, args ...any) {
 	p.Warnings = addText(p.Warnings, format, args...)

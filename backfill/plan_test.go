@@ -141,7 +141,7 @@ func TestPlanClips(t *testing.T) {
 		"too early":    {func(in *PlanInput) { in.From = at(-50) }, at(0) + minute, at(20), "the archive has no earlier event"},
 		"too late":     {func(in *PlanInput) { in.To = at(500) }, at(10), at(99) + minute + 1, "the archive has no later event"},
 		"the future":   {func(in *PlanInput) { in.Now = at(15) }, at(10), at(15), "is the future"},
-		"not sealed":   {func(in *PlanInput) { in.Sealed = at(13) }, at(10), at(13), "can still change in the live job"},
+		"not sealed":   {func(in *PlanInput) { in.Sealed, in.SealedText = at(13), ", since" }, at(10), at(13), "can still change in the live job, since"},
 		"not archived": {func(in *PlanInput) { in.To = at(90); in.Through = ends(100, 81) }, at(10), at(79) + minute, "pay.orders/1 ends at offset 80 of 81"},
 		"archived":     {func(in *PlanInput) { in.To = at(90); in.Through = ends(100, 80) }, at(10), at(90), ""},
 	} {
@@ -155,8 +155,8 @@ func TestPlanClips(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if p.Range != (TimeRange{c.from, c.to}) || c.note == "" != (len(p.Notes) == 0) || c.note != "" && !strings.Contains(p.Notes[0], c.note) {
-			t.Errorf("%s: %s, %q; want %s", name, p.Range, p.Notes, TimeRange{c.from, c.to})
+		if p.Range != (TimeRange{c.from, c.to}) || c.note == "" != (len(p.Clips) == 0) || c.note != "" && !strings.Contains(p.Clips[0], c.note) {
+			t.Errorf("%s: %s, %q; want %s", name, p.Range, p.Clips, TimeRange{c.from, c.to})
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package backfill
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -21,9 +22,15 @@ import (
 
 const (
 	stateBytesMax = 256 << 20 // of one object of state
-	piecesMax     = 64        // into which a slice is cut whose state outgrows the memory
 	progressEvery = 250 * time.Millisecond
 )
+
+// ways are how a slice may be computed. What does not fit in memory in one way is computed in the next: as it is read, in order of
+// time, and then some of the key groups after others.
+var ways = []int{unsorted, 1, 16, event.KeyGroups}
+
+// unsorted is the way of a slice that fits in memory with all that happens in its time.
+const unsorted = 0
 
 // SliceInput says which slice to run. Job must be the compiled spec of the plan's version.
 type SliceInput struct {
@@ -37,6 +44,8 @@ type SliceInput struct {
 	Decoders         int    // default one per processor
 	RecordsPerSecond int    // 0: as fast as it goes
 	TempDir          string // default os.TempDir
+
+	least int // of ways, that tests begin with
 }
 
 // SliceResult is what a slice did. It is small: workflows carry it.
@@ -55,9 +64,12 @@ type SliceResult struct {
 	Sessions int64            `json:"sessions"` // staged
 	Rejects  map[string]int64 `json:"rejects"`  // staged, by reason
 	// StateBytes is what is open behind the slice, in memory; StoredBytes what was written of it.
-	StateBytes  int64   `json:"state_bytes"`
-	StoredBytes int64   `json:"stored_bytes"`
-	Pieces      int     `json:"pieces"` // into which its time was cut, for memory
+	StateBytes  int64 `json:"state_bytes"`
+	StoredBytes int64 `json:"stored_bytes"`
+	// Pieces are 0 where it fitted in memory as it was read. Otherwise its events were sorted by time on local disk, SortedBytes of
+	// them, and linked in so many pieces, of some key groups each, one after another.
+	Pieces      int     `json:"pieces"`
+	SortedBytes int64   `json:"sorted_bytes,omitempty"`
 	Seconds     float64 `json:"seconds"`
 	Digest      string  `json:"digest"` // of its sessions
 	Manifest    string  `json:"manifest"`
@@ -65,7 +77,7 @@ type SliceResult struct {
 
 // SliceProgress is how far a slice is.
 type SliceProgress struct {
-	Phase      string `json:"phase"` // restoring, linking, storing
+	Phase      string `json:"phase"` // restoring, sorting, linking, storing
 	Records    int64  `json:"records"`
 	Bytes      int64  `json:"bytes"`
 	BytesAll   int64  `json:"bytes_all"`
@@ -104,8 +116,9 @@ type SliceFile struct {
 	Table *PlannedTable `json:"table,omitempty"` // of a row group of a file of others
 }
 
-// StatePart is one part of a core's snapshot.
+// StatePart is one part of a core's snapshot: of one piece of the slice, where it was computed in pieces.
 type StatePart struct {
+	Piece  int       `json:"piece,omitempty"` // from 0
 	Number uint64    `json:"number"`
 	Pieces []FileRef `json:"pieces"`
 }
@@ -132,8 +145,10 @@ func loadSliceManifest(ctx context.Context, objects ObjectStore, ref PlanRef, ch
 // twice at once: the first to put the manifest has done it, and any other returns what that one did. progress is called several
 // times a second, from a goroutine of its own, until RunSlice returns; it may be nil.
 //
-// A slice that has too much open at once for MemoryBytes is cut in halves of time, again and again, and fails with ErrOpenState
-// where that does not help.
+// A slice that needs more than MemoryBytes splits itself. First its events are sorted by time on local disk, so that sessions are
+// handed out while it goes on and only what is open is held; then, where the job is sharded, in 16 pieces of its key groups and in
+// 256, of which one is in memory at a time. Its successors go on as it ended. It fails with ErrOpenState where what is open of
+// one key group is too much.
 func RunSlice(ctx context.Context, in SliceInput, progress func(SliceProgress)) (SliceResult, error) {
 	if in.Job == nil || in.Objects == nil {
 		return SliceResult{}, usage("a slice without a job or objects")
@@ -186,18 +201,21 @@ func (s *slicing) run(ctx context.Context, progress func(SliceProgress)) (r Slic
 	s.all.Store(s.slice.Bytes)
 	s.phase.Store("restoring")
 	defer s.watch(progress)()
-	state, err := s.state(ctx)
-	if err != nil {
-		return r, err
+	way := unsorted
+	if s.before != nil {
+		way = s.before.Pieces
 	}
-	for pieces := 1; ; pieces *= 2 {
-		m, err := s.attempt(ctx, state, pieces)
+	way = max(way, in.least)
+	for {
+		m, err := s.attempt(ctx, way)
 		if !errors.Is(err, errMemory) {
 			return m, err
 		}
-		if length := s.slice.Range.To - s.slice.Range.From; pieces >= piecesMax || length/event.Micros(2*pieces) < 1 {
+		next := slices.Index(ways, way) + 1
+		if next == 0 || next == len(ways) || ways[next] > 1 && in.Job.Spec.ShardBy == "" {
 			return r, err
 		}
+		way = ways[next]
 		s.records.Store(0)
 		s.bytes.Store(0)
 	}
@@ -287,12 +305,19 @@ func (s *slicing) config() correlate.Config {
 	return cfg
 }
 
-// state reads what the slice before left open.
-func (s *slicing) state(ctx context.Context) (chain [][]byte, err error) {
+// core returns a core that goes on where the slice before left a piece; of all pieces where the slice is computed as a whole.
+func (s *slicing) core(ctx context.Context, piece, pieces int) (*correlate.Core, error) {
 	if s.before == nil {
-		return nil, nil
+		return correlate.New(s.config())
 	}
+	// What the slice before was divided into may be divided further.
+	had := max(1, s.before.Pieces)
+	per := max(1, pieces) / had
+	var chain [][]byte
 	for _, part := range s.before.State {
+		if part.Piece != piece/per {
+			continue
+		}
 		var all []byte
 		for i := range part.Pieces {
 			data, err := part.Pieces[i].get(ctx, s.in.Objects)
@@ -307,97 +332,163 @@ func (s *slicing) state(ctx context.Context) (chain [][]byte, err error) {
 		}
 		chain = append(chain, all)
 	}
-	return chain, nil
+	groups := event.KeyGroups / max(1, pieces)
+	return correlate.RestoreGroups(s.config(), correlate.Groups{From: piece * groups, To: (piece + 1) * groups, Keyless: piece%per == 0}, chain...)
 }
 
-// attempt computes the slice with its time cut into pieces, and commits it.
-func (s *slicing) attempt(ctx context.Context, state [][]byte, pieces int) (r SliceResult, err error) {
-	s.phase.Store("restoring")
-	core, err := correlate.New(s.config())
-	if s.before != nil {
-		core, err = correlate.Restore(s.config(), state...)
-	}
-	if err != nil {
-		return r, err
-	}
+// attempt computes the slice in one of the ways, and commits it.
+func (s *slicing) attempt(ctx context.Context, way int) (r SliceResult, err error) {
 	out, err := s.newStaging()
 	if err != nil {
 		return r, err
 	}
 	defer out.remove()
-	s.phase.Store("linking")
-	var decoders []*operator.Decoder
-	for range s.in.Decoders {
-		d, err := s.in.Job.NewDecoder()
-		if err != nil {
-			return r, err
-		}
-		decoders = append(decoders, d)
-	}
-	before := core.Stats().Events
-	for i, piece := range halves(s.slice.Range, pieces) {
-		if err := s.piece(ctx, core, decoders, out, piece, i == 0); err != nil {
-			return r, err
-		}
-	}
 	m := &SliceManifest{Format: stageFormat, Plan: s.in.Plan, Version: s.plan.Version, Checksum: s.plan.Checksum, Nonce: s.nonce}
-	m.Chunk, m.Slice, m.Range, m.Pieces = s.in.Chunk, s.in.Slice, s.slice.Range, pieces
-	chunk := s.plan.Chunks[s.in.Chunk]
-	if m.Done = s.in.Slice == chunk.Slices-1 || s.slice.Range.To >= chunk.Range.To && !core.Owning(); m.Done {
-		core.Advance(event.MaxTime, out)
+	m.Chunk, m.Slice, m.Range, m.Pieces = s.in.Chunk, s.in.Slice, s.slice.Range, way
+	if way == unsorted {
+		err = s.link(ctx, m, out)
+	} else {
+		err = s.sorted(ctx, m, out)
 	}
-	if out.err != nil {
-		return r, out.err
+	if err != nil {
+		return r, err
 	}
-	m.Events = core.Stats().Events - before
-	s.phase.Store("storing")
-	return s.commit(ctx, m, core, out)
+	return s.commit(ctx, m, out)
 }
 
-// halves cuts a range into equal pieces.
-func halves(r TimeRange, pieces int) (list []TimeRange) {
-	for i := range pieces {
-		at := func(i int) event.Micros { return r.From + (r.To-r.From)*event.Micros(i)/event.Micros(pieces) }
-		list = append(list, TimeRange{at(i), at(i + 1)})
+// link links the events as they are read.
+func (s *slicing) link(ctx context.Context, m *SliceManifest, out *staging) error {
+	s.phase.Store("restoring")
+	core, err := s.core(ctx, 0, 1)
+	if err != nil {
+		return err
 	}
-	return list
-}
-
-// piece applies the events of a part of the slice's time, and moves time to its end.
-func (s *slicing) piece(ctx context.Context, core *correlate.Core, decoders []*operator.Decoder, out *staging, piece TimeRange, first bool) error {
-	var files []PlannedFile
-	for _, f := range s.slice.Files {
-		if f.Least < piece.To && f.Greatest >= piece.From || first && f.Rejects {
-			files = append(files, f)
-		}
-	}
-	r := newFileReader(ctx, s.in.Job, s.in.Objects, files)
-	defer r.close()
-	had := s.bytes.Load()
-	err := decodeFiles(ctx, r, decoders, s.in.RecordsPerSecond, func(b *event.Batch) error {
-		s.records.Add(int64(len(b.Records)))
-		s.bytes.Store(had + r.bytes.Load())
-		if first {
-			out.rejects(b, s.slice.Rejects)
-		}
-		b.Keep(func(e *event.Event) bool { return piece.contains(e.Time) })
+	s.phase.Store("linking")
+	before := core.Stats().Events
+	err = s.read(ctx, out, func(b *event.Batch) error {
 		if err := core.Apply(b, out); err != nil {
 			return err
 		}
-		n := core.StateBytes()
-		s.stateNow.Store(n)
-		if n > s.in.MemoryBytes {
-			return fmt.Errorf("%w of %d bytes: %d, in a part of %v from %s; allow more memory, lower the gaps or max_span, or shard the job",
-				errMemory, s.in.MemoryBytes, n, duration(piece.To-piece.From), timeText(piece.From))
-		}
-		return out.err
+		return s.fits(core)
 	})
 	if err != nil {
 		return err
 	}
-	s.bytes.Store(had + r.bytes.Load())
-	core.Advance(piece.To, out)
-	return out.err
+	core.Advance(s.slice.Range.To, out)
+	m.Events = core.Stats().Events - before
+	if m.Done = s.isLast() || s.isBehind() && !core.Owning(); m.Done {
+		core.Advance(event.MaxTime, out)
+		return out.err
+	}
+	if out.err != nil {
+		return out.err
+	}
+	return s.store(ctx, m, core, 0)
+}
+
+// isLast tells whether no slice of the chunk follows, and isBehind whether none has to.
+func (s *slicing) isLast() bool { return s.in.Slice == s.plan.Chunks[s.in.Chunk].Slices-1 }
+func (s *slicing) isBehind() bool {
+	return s.slice.Range.To >= s.plan.Chunks[s.in.Chunk].Range.To
+}
+
+// fits tells whether the state is within its bound.
+func (s *slicing) fits(core *correlate.Core) error {
+	n := core.StateBytes()
+	s.stateNow.Store(n)
+	if n <= s.in.MemoryBytes {
+		return nil
+	}
+	remedy := "allow more memory (fewer slices at once in a process: GOMAXPROCS), lower the gaps or max_span, or shard the job (shard_by)"
+	if s.in.Job.Spec.ShardBy != "" {
+		remedy = "allow more memory (fewer slices at once in a process: GOMAXPROCS), lower the gaps or max_span, or shard by a field with more values"
+	}
+	return fmt.Errorf("%w of %d bytes: %d of one piece, in a slice from %s; %s", errMemory, s.in.MemoryBytes, n, timeText(s.slice.Range.From), remedy)
+}
+
+// read reads and decodes what the slice reads, stages its rejects, and hands on the events of its time.
+func (s *slicing) read(ctx context.Context, out *staging, take func(*event.Batch) error) error {
+	var decoders []*operator.Decoder
+	for range s.in.Decoders {
+		d, err := s.in.Job.NewDecoder()
+		if err != nil {
+			return err
+		}
+		decoders = append(decoders, d)
+	}
+	r := newFileReader(ctx, s.in.Job, s.in.Objects, s.slice.Files)
+	defer r.close()
+	err := decodeFiles(ctx, r, decoders, s.in.RecordsPerSecond, func(b *event.Batch) error {
+		s.records.Add(int64(len(b.Records)))
+		s.bytes.Store(r.bytes.Load())
+		out.rejects(b, s.slice.Rejects)
+		b.Keep(func(e *event.Event) bool { return s.slice.Range.contains(e.Time) })
+		if out.err != nil {
+			return out.err
+		}
+		return take(b)
+	})
+	s.bytes.Store(r.bytes.Load())
+	return err
+}
+
+// sorted sorts the events by time on local disk, and links each piece of the key groups after the other.
+func (s *slicing) sorted(ctx context.Context, m *SliceManifest, out *staging) error {
+	s.phase.Store("sorting")
+	s.stateNow.Store(0)
+	cfg := s.config()
+	sorter := &sorter{dir: s.in.TempDir, near: cfg.Near(), parts: m.Pieces, limit: int(min(s.in.MemoryBytes/4, 1<<30))}
+	defer sorter.remove()
+	if err := s.read(ctx, out, sorter.add); err != nil {
+		return err
+	}
+	if err := sorter.end(); err != nil {
+		return err
+	}
+	m.SortedBytes = sorter.spilled
+	owning := false
+	for piece := range m.Pieces {
+		owns, err := s.piece(ctx, m, sorter, piece, out)
+		if err != nil {
+			return err
+		}
+		owning = owning || owns
+	}
+	if m.Done = s.isLast() || s.isBehind() && !owning; m.Done {
+		// That no piece has anything to hand out was known only behind the last.
+		m.State, m.StateBytes, m.StoredBytes = nil, 0, 0
+	}
+	return nil
+}
+
+// piece links the events of a piece in order of time, and stores its state. It tells whether the chunk's sessions are still open.
+func (s *slicing) piece(ctx context.Context, m *SliceManifest, sorter *sorter, piece int, out *staging) (owns bool, err error) {
+	s.phase.Store("restoring")
+	core, err := s.core(ctx, piece, m.Pieces)
+	if err != nil {
+		return false, err
+	}
+	s.phase.Store("linking")
+	before := core.Stats().Events
+	err = sorter.each(ctx, piece, func(b *event.Batch) error {
+		if err := core.Apply(b, out); err != nil {
+			return err
+		}
+		core.Advance(b.Events[len(b.Events)-1].Time, out)
+		return cmp.Or(out.err, s.fits(core))
+	})
+	if err != nil {
+		return false, err
+	}
+	core.Advance(s.slice.Range.To, out)
+	m.Events += core.Stats().Events - before
+	if s.isLast() {
+		core.Advance(event.MaxTime, out)
+	}
+	if s.isLast() || out.err != nil {
+		return false, out.err
+	}
+	return core.Owning(), s.store(ctx, m, core, piece)
 }
 
 // staging writes what a slice gives. It implements correlate.Output.
@@ -490,8 +581,9 @@ func (o *staging) rejects(b *event.Batch, r TimeRange) {
 	}
 }
 
-// commit stores what was staged and the state, and puts the manifest.
-func (s *slicing) commit(ctx context.Context, m *SliceManifest, core *correlate.Core, out *staging) (r SliceResult, err error) {
+// commit stores what was staged, and puts the manifest.
+func (s *slicing) commit(ctx context.Context, m *SliceManifest, out *staging) (r SliceResult, err error) {
+	s.phase.Store("storing")
 	in := s.in
 	out.keep(out.rows.close())
 	out.keep(out.sessions.Close())
@@ -499,18 +591,13 @@ func (s *slicing) commit(ctx context.Context, m *SliceManifest, core *correlate.
 	if out.err != nil {
 		return r, out.err
 	}
-	name := in.Plan.slicePrefix(in.Chunk, in.Slice) + "-" + s.nonce
+	name := s.objectName()
 	var errs [3]error
 	m.Rows, errs[0] = out.rowsFile.put(ctx, in.Objects, name+".rows")
 	m.Sessions, errs[1] = out.sessionsFile.put(ctx, in.Objects, name+"-sessions.parquet")
 	m.Rejected, errs[2] = out.rejectsFile.put(ctx, in.Objects, name+"-rejects.parquet")
 	if err := errors.Join(errs[:]...); err != nil {
 		return r, err
-	}
-	if !m.Done {
-		if err := s.store(ctx, m, core, name); err != nil {
-			return r, err
-		}
 	}
 	m.SliceResult.Sessions, m.Rejects, m.Least, m.Greatest = out.n, out.counts, out.least, out.greatest
 	m.Sums, m.Digest = out.digester.Sessions.Sum, out.digester.Sessions.String()
@@ -539,23 +626,40 @@ func (s *slicing) commit(ctx context.Context, m *SliceManifest, core *correlate.
 	return *done, nil
 }
 
+// objectName begins the names of the slice's objects.
+func (s *slicing) objectName() string {
+	return s.in.Plan.slicePrefix(s.in.Chunk, s.in.Slice) + "-" + s.nonce
+}
+
 // store writes what is open: what changed since the slice before, and a share of the rest. The parts that a restore needs are
-// then about twice the state, and each slice writes little more than what it changed.
-func (s *slicing) store(ctx context.Context, m *SliceManifest, core *correlate.Core, name string) error {
-	m.StateBytes = core.StateBytes()
-	data := core.AppendPart(nil)
-	m.StoredBytes = int64(len(data))
-	part := StatePart{Number: core.PartNumber()}
+// then about twice the state, and each slice writes little more than what it changed. A piece that was not one before is written
+// whole.
+func (s *slicing) store(ctx context.Context, m *SliceManifest, core *correlate.Core, piece int) error {
+	s.phase.Store("storing")
+	m.StateBytes += core.StateBytes()
+	goesOn := s.before != nil && max(1, s.before.Pieces) == max(1, m.Pieces)
+	var data []byte
+	if goesOn {
+		data = core.AppendPart(nil)
+	} else {
+		data = core.AppendSnapshot(nil)
+	}
+	m.StoredBytes += int64(len(data))
+	part := StatePart{Piece: piece, Number: core.PartNumber()}
 	for n := 0; len(data) > 0; n++ {
 		size := min(len(data), stateBytesMax)
-		ref, err := putBytes(ctx, s.in.Objects, fmt.Sprintf("%s-%d.state", name, n), data[:size])
+		ref, err := putBytes(ctx, s.in.Objects, fmt.Sprintf("%s-%d-%d-%d.state", s.objectName(), m.Pieces, piece, n), data[:size])
 		if err != nil {
 			return err
 		}
 		part.Pieces, data = append(part.Pieces, ref), data[size:]
 	}
-	if s.before != nil {
-		m.State = slices.DeleteFunc(slices.Clone(s.before.State), func(p StatePart) bool { return p.Number < core.NeededPart() })
+	if goesOn {
+		for _, p := range s.before.State {
+			if p.Piece == piece && p.Number >= core.NeededPart() {
+				m.State = append(m.State, p)
+			}
+		}
 	}
 	m.State = append(m.State, part)
 	return nil
@@ -565,7 +669,7 @@ func (s *slicing) store(ctx context.Context, m *SliceManifest, core *correlate.C
 func (m *SliceManifest) files(own bool) (list []FileRef) {
 	list = []FileRef{m.Rows, m.Sessions, m.Rejected}
 	for i, part := range m.State {
-		if !own || i == len(m.State)-1 {
+		if last := i == len(m.State)-1 || m.State[i+1].Piece != part.Piece; last || !own { // of each piece the last is new
 			list = append(list, part.Pieces...)
 		}
 	}

@@ -5,11 +5,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 
@@ -24,7 +22,8 @@ import (
 const (
 	spillParts       = 16      // of a sharded job
 	mergeBatchEvents = 4096    // events linked between two moves of the watermark
-	runBufferBytes   = 1 << 18 // read at a time from each run
+	runBufferBytes   = 1 << 18 // read at a time from each run …
+	runBufferLeast   = 1 << 12 // … and where there are so many that this would be more than what is sorted at a time
 )
 
 // onDisk sorts all events on disk, then links them in order of time.
@@ -48,16 +47,11 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 		return nil, err
 	}
 	defer out.abort()
-	dir, err := os.MkdirTemp(r.cfg.TempDir, "weft-replay-")
-	if err != nil {
-		return nil, fmt.Errorf("make a folder to sort in: %w", err)
-	}
-	defer os.RemoveAll(dir)
-
 	cfg := r.job.Config
 	cfg.Range = r.cfg.Range
 	cfg.Session.Retention = 0 // events come in order
-	sorter := &sorter{dir: dir, near: cfg.Near(), parts: 1, limit: int(min(r.cfg.MemoryBytes/4, 1<<30))}
+	sorter := &sorter{dir: r.cfg.TempDir, near: cfg.Near(), parts: 1, limit: int(min(r.cfg.MemoryBytes/4, 1<<30))}
+	defer sorter.remove()
 	if r.job.Spec.ShardBy != "" {
 		sorter.parts = spillParts
 	}
@@ -72,7 +66,7 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 		return sorter.add(&b.Batch)
 	})
 	if err == nil {
-		err = sorter.flush()
+		err = sorter.end()
 	}
 	if err != nil {
 		return nil, err
@@ -106,43 +100,54 @@ func (r *replay) merge(ctx context.Context, s *sorter, part int, cfg correlate.C
 	if err != nil {
 		return correlate.Stats{}, err
 	}
-	m, err := s.open(part)
-	if err != nil {
-		return correlate.Stats{}, err
-	}
-	defer m.close()
-	var b event.Batch
-	for n := 0; ; n++ {
-		b.Reset()
-		for len(b.Events) < mergeBatchEvents && len(m.runs) > 0 {
-			if err := m.next(&b); err != nil {
-				return correlate.Stats{}, err
-			}
+	n := 0
+	err = s.each(ctx, part, func(b *event.Batch) error {
+		if err := core.Apply(b, out); err != nil {
+			return err
 		}
-		if len(b.Events) == 0 {
-			break
-		}
-		if err := core.Apply(&b, out); err != nil {
-			return correlate.Stats{}, err
-		}
-		if n%64 == 0 {
+		if n++; n%64 == 1 {
 			out.s.state(core)
 		}
 		core.Advance(b.Events[len(b.Events)-1].Time, out)
-		switch {
-		case out.err != nil:
-			return correlate.Stats{}, out.err
-		case ctx.Err() != nil:
-			return correlate.Stats{}, context.Cause(ctx)
-		case core.StateBytes() > r.cfg.MemoryBytes:
-			return correlate.Stats{}, fmt.Errorf("%w of %d bytes although only open sessions are held (%d events): allow more with --memory, lower the gaps or max_span, or shard the job (shard_by)",
+		if out.err == nil && core.StateBytes() > r.cfg.MemoryBytes {
+			return fmt.Errorf("%w of %d bytes although only open sessions are held (%d events): allow more with --memory, lower the gaps or max_span, or shard the job (shard_by)",
 				errMemory, r.cfg.MemoryBytes, core.Stats().OpenEvents)
 		}
+		return out.err
+	})
+	if err != nil {
+		return correlate.Stats{}, err
 	}
 	out.s.state(core)
 	core.Advance(event.MaxTime, out)
 	core.Flush(out)
 	return core.Stats(), out.err
+}
+
+// each hands on the events of a part in order of time, some at a time.
+func (s *sorter) each(ctx context.Context, part int, take func(*event.Batch) error) error {
+	m, err := s.open(part)
+	if err != nil {
+		return err
+	}
+	var b event.Batch
+	for {
+		b.Reset()
+		for len(b.Events) < mergeBatchEvents && len(m.runs) > 0 {
+			if err := m.next(&b); err != nil {
+				return err
+			}
+		}
+		if len(b.Events) == 0 {
+			return nil
+		}
+		if err := take(&b); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // sorter writes sorted runs. A run is a file of events in order of (part, time); one part of it is a segment.
@@ -166,8 +171,16 @@ type spillRef struct {
 }
 
 type spillRun struct {
-	path  string
-	start []int64 // of each part, and the end of the last
+	f     *os.File // has no name any more, so that nothing is left of a process that dies
+	start []int64  // of each part, and the end of the last
+}
+
+// remove frees the disk.
+func (s *sorter) remove() {
+	for _, run := range s.runs {
+		run.f.Close()
+	}
+	s.runs = nil
 }
 
 func (s *sorter) add(b *event.Batch) error {
@@ -189,6 +202,13 @@ func (s *sorter) add(b *event.Batch) error {
 	return nil
 }
 
+// end writes what is left, and frees what sorting took.
+func (s *sorter) end() error {
+	err := s.flush()
+	s.data, s.index = nil, nil
+	return err
+}
+
 // flush writes what is held as a run.
 func (s *sorter) flush() error {
 	if len(s.index) == 0 {
@@ -200,9 +220,13 @@ func (s *sorter) flush() error {
 		}
 		return cmp.Compare(a.time, b.time)
 	})
-	run := spillRun{path: filepath.Join(s.dir, fmt.Sprintf("run-%06d", len(s.runs)))}
-	f, err := os.Create(run.path)
+	f, err := os.CreateTemp(s.dir, "weft-sort-")
 	if err != nil {
+		return fmt.Errorf("sort on disk: %w", err)
+	}
+	run := spillRun{f: f}
+	s.runs = append(s.runs, run)
+	if err := os.Remove(f.Name()); err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
@@ -218,10 +242,10 @@ func (s *sorter) flush() error {
 	for len(run.start) <= s.parts {
 		run.start = append(run.start, at)
 	}
-	if err := errors.Join(w.Flush(), f.Close()); err != nil {
+	if err := w.Flush(); err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
-	s.runs = append(s.runs, run)
+	s.runs[len(s.runs)-1] = run
 	s.spilled += at
 	s.data, s.index = s.data[:0], s.index[:0]
 	return nil
@@ -284,7 +308,6 @@ func decodeEvent(b *event.Batch, p []byte) {
 type merger struct{ runs []*runReader }
 
 type runReader struct {
-	f    *os.File
 	r    *bufio.Reader
 	buf  []byte // the next event
 	time event.Micros
@@ -292,20 +315,15 @@ type runReader struct {
 
 func (s *sorter) open(part int) (*merger, error) {
 	m := &merger{}
+	buffer := max(runBufferLeast, min(runBufferBytes, s.limit/max(1, len(s.runs))))
 	for _, run := range s.runs {
 		n := run.start[part+1] - run.start[part]
 		if n == 0 {
 			continue
 		}
-		f, err := os.Open(run.path)
-		if err != nil {
-			m.close()
-			return nil, fmt.Errorf("sort on disk: %w", err)
-		}
-		rr := &runReader{f: f, r: bufio.NewReaderSize(io.NewSectionReader(f, run.start[part], n), runBufferBytes)}
+		rr := &runReader{r: bufio.NewReaderSize(io.NewSectionReader(run.f, run.start[part], n), buffer)}
 		m.runs = append(m.runs, rr)
 		if _, err := rr.read(); err != nil {
-			m.close()
 			return nil, err
 		}
 	}
@@ -341,7 +359,6 @@ func (m *merger) next(b *event.Batch) error {
 		return err
 	}
 	if !ok {
-		r.f.Close()
 		last := len(m.runs) - 1
 		m.runs[0] = m.runs[last]
 		m.runs = m.runs[:last]
@@ -364,11 +381,4 @@ func (m *merger) down(i int) {
 		m.runs[i], m.runs[least] = m.runs[least], m.runs[i]
 		i = least
 	}
-}
-
-func (m *merger) close() {
-	for _, r := range m.runs {
-		r.f.Close()
-	}
-	m.runs = nil
 }

@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"time"
 
 	"github.com/weftdata/weft/objstore"
 )
@@ -26,6 +27,58 @@ type ObjectStore interface {
 	PutIfAbsent(ctx context.Context, key string, data []byte, nonce string) (objstore.Info, error)
 	Delete(ctx context.Context, key string) error
 	List(ctx context.Context, prefix, after string) iter.Seq2[objstore.Info, error]
+}
+
+// How long a call to an object store may take: callTime, and a second more for each callBytes, which the slowest one that is of use
+// manages.
+const (
+	callTime  = 2 * time.Minute
+	callBytes = 1 << 20
+)
+
+// Timed bounds how long each call to an object store may take, but for lists. One that has gone silent without closing its
+// connections would hold whatever reads it for as long as that: heartbeats tell that the process is there, and no more.
+func Timed(objects ObjectStore) ObjectStore { return timed{objects} }
+
+type timed struct{ ObjectStore }
+
+// within runs a call that moves so many bytes.
+func within[T any](ctx context.Context, key string, bytes int64, call func(context.Context) (T, error)) (T, error) {
+	limit := callTime + time.Duration(bytes/callBytes)*time.Second
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	out, err := call(bounded)
+	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
+		err = fmt.Errorf("%s: the object store has not answered within %s: %w", key, limit, context.DeadlineExceeded)
+	}
+	return out, err
+}
+
+func (o timed) Get(ctx context.Context, key string) (data []byte, info objstore.Info, err error) {
+	data, err = within(ctx, key, objstore.GetBytesMax, func(ctx context.Context) (data []byte, err error) {
+		data, info, err = o.ObjectStore.Get(ctx, key)
+		return data, err
+	})
+	return data, info, err
+}
+
+func (o timed) GetRange(ctx context.Context, key string, from, n int64) ([]byte, error) {
+	return within(ctx, key, n, func(ctx context.Context) ([]byte, error) { return o.ObjectStore.GetRange(ctx, key, from, n) })
+}
+
+func (o timed) Put(ctx context.Context, key string, body io.ReadSeeker, size int64) (objstore.Info, error) {
+	return within(ctx, key, size, func(ctx context.Context) (objstore.Info, error) { return o.ObjectStore.Put(ctx, key, body, size) })
+}
+
+func (o timed) PutIfAbsent(ctx context.Context, key string, data []byte, nonce string) (objstore.Info, error) {
+	return within(ctx, key, int64(len(data)), func(ctx context.Context) (objstore.Info, error) {
+		return o.ObjectStore.PutIfAbsent(ctx, key, data, nonce)
+	})
+}
+
+func (o timed) Delete(ctx context.Context, key string) error {
+	_, err := within(ctx, key, 0, func(ctx context.Context) (struct{}, error) { return struct{}{}, o.ObjectStore.Delete(ctx, key) })
+	return err
 }
 
 // archiveOf reads an archive in an ObjectStore.
@@ -131,7 +184,7 @@ type FileRef struct {
 	SHA256 string `json:"sha256"` // 64 hexadecimal digits
 }
 
-// stagedFile collects an object on local disk.
+// stagedFile collects an object on local disk, in a file without a name, so that nothing is left of a process that dies.
 type stagedFile struct {
 	f    *os.File
 	w    *bufio.Writer
@@ -142,6 +195,10 @@ type stagedFile struct {
 func newStagedFile(dir string) (*stagedFile, error) {
 	f, err := os.CreateTemp(dir, "weft-staged-")
 	if err != nil {
+		return nil, fmt.Errorf("stage results: %w", err)
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		f.Close()
 		return nil, fmt.Errorf("stage results: %w", err)
 	}
 	s := &stagedFile{f: f, sum: sha256.New()}
@@ -157,7 +214,7 @@ func (s *stagedFile) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// put writes the object. The file stays.
+// put writes the object. The file stays until it is removed.
 func (s *stagedFile) put(ctx context.Context, objects ObjectStore, key string) (FileRef, error) {
 	if err := s.w.Flush(); err != nil {
 		return FileRef{}, fmt.Errorf("stage %s: %w", key, err)
@@ -168,10 +225,7 @@ func (s *stagedFile) put(ctx context.Context, objects ObjectStore, key string) (
 	return FileRef{key, s.size, hex.EncodeToString(s.sum.Sum(nil))}, nil
 }
 
-func (s *stagedFile) remove() {
-	s.f.Close()
-	os.Remove(s.f.Name())
-}
+func (s *stagedFile) remove() { s.f.Close() }
 
 // putBytes writes an object of which no other has the name.
 func putBytes(ctx context.Context, objects ObjectStore, key string, data []byte) (FileRef, error) {

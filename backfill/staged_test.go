@@ -2,6 +2,7 @@ package backfill
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -105,9 +106,9 @@ func TestBackfillOfPaymentsIsAReplay(t *testing.T) {
 	}
 }
 
-// TestSliceCutsItsTime gives a slice less memory than its events need at once: it takes its time in pieces, with the same result,
-// and gives up where what is open does not fit.
-func TestSliceCutsItsTime(t *testing.T) {
+// TestSliceSortsItsTime gives a slice of a job without shards less memory than its events need at once: it sorts them by time, with
+// the same result, and gives up where what is open does not fit.
+func TestSliceSortsItsTime(t *testing.T) {
 	job := compile(t, archivedJob)
 	const n = 60_000
 	var records []archive.Record
@@ -129,15 +130,64 @@ func TestSliceCutsItsTime(t *testing.T) {
 		return RunSlice(t.Context(), SliceInput{Plan: in.Ref, Job: job, Objects: objects, MemoryBytes: bytes, TempDir: t.TempDir()}, nil)
 	}
 	whole, err := run("whole", 1<<30)
-	if err != nil || whole.Pieces != 1 || whole.Sessions != n {
+	if err != nil || whole.Pieces != unsorted || whole.SortedBytes != 0 || whole.Sessions != n {
 		t.Fatalf("%+v, %v", whole, err)
 	}
 	cut, err := run("cut", 5<<20)
-	if err != nil || cut.Pieces < 2 || cut.Digest != whole.Digest || cut.Sessions != n {
+	if err != nil || cut.Pieces != 1 || cut.SortedBytes == 0 || cut.Digest != whole.Digest || cut.Sessions != n || cut.Records != n || cut.Events != n {
 		t.Errorf("%+v, %v; want %s", cut, err, whole.Digest)
 	}
-	if _, err := run("little", 1<<18); err == nil || !strings.Contains(err.Error(), "allow more memory") {
+	if _, err := run("little", 1<<18); !errors.Is(err, ErrOpenState) || !strings.Contains(err.Error(), "allow more memory") || !strings.Contains(err.Error(), "shard the job") {
 		t.Errorf("with too little memory: %v", err)
+	}
+}
+
+// TestSlicesInPieces computes random worlds whose slices split themselves ever further, at random: together they give what linking
+// everything at once gives.
+func TestSlicesInPieces(t *testing.T) {
+	split := map[int]int{}
+	for _, seed := range rounds(7) {
+		w := newWorld(t, seed)
+		w.new = compile(t, strings.Replace(string(w.new.Spec.Text), "job: shop\n", "job: shop\nshard_by: game\n", 1))
+		want := compute(t, w.new, w.records)
+		p, err := w.plan(func(in *PlanInput) {
+			in.From, in.To = second(-100), second(w.span+100)
+			in.Slice = event.Micros(20+w.r.IntN(90)) * 1_000_000
+		}, second(w.r.Int64N(w.span)))
+		if err == nil {
+			err = w.runAll(p, func(in *SliceInput) {
+				if w.r.IntN(3) == 0 {
+					in.least = ways[w.r.IntN(len(ways))]
+				}
+			})
+		}
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		staged, err := stagedSlices(t.Context(), w.objects, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := map[int]int{}
+		for _, m := range staged {
+			if m.Pieces < before[m.Chunk] {
+				t.Errorf("seed %d: %d pieces follow %d", seed, m.Pieces, before[m.Chunk])
+			}
+			if m.Slice > 0 && m.Pieces > before[m.Chunk] {
+				split[m.Pieces]++
+			}
+			before[m.Chunk] = m.Pieces
+		}
+		got, err := Total(t.Context(), w.objects, p.Ref, w.new, TimeRange{})
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+		if digest, _ := digestOf(want.digest); got.Digest != digest || got.Sessions != int64(len(want.rows)) {
+			t.Errorf("seed %d: %d sessions, want %d; %s\n%+v", seed, got.Sessions, len(want.rows), p, p.Chunks)
+		}
+	}
+	if split[1] < 2 || split[16] < 3 || split[event.KeyGroups] < 3 {
+		t.Errorf("slices split %v times behind others that had not: that proves little", split)
 	}
 }
 

@@ -37,6 +37,7 @@ type memory struct {
 	after   bool
 	dead    bool
 	read    map[string]int64 // bytes of ranges that were read, by key
+	called  func()           // with each call; may be nil
 }
 
 var errDied = errors.New("the process died")
@@ -50,6 +51,9 @@ func (m *memory) call(do func() error) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls++
+	if m.called != nil {
+		m.called()
+	}
 	if m.dead || m.dieAt == m.calls && !m.after {
 		m.dead = true
 		return errDied

@@ -309,3 +309,87 @@ func TestShards(t *testing.T) {
 		one.compare(want, "one shard")
 	})
 }
+
+// TestRestoreGroups lets one core begin, several go on with some of the groups each, and those be divided once more: together
+// they give what one core gives, and none holds what is another's.
+func TestRestoreGroups(t *testing.T) {
+	eachSeed(t, 200, func(t *testing.T, r *rand.Rand) {
+		cfg := randomConfig(r, 0)
+		events := randomEvents(r, 20+r.IntN(200), event.Micros(200+r.IntN(3000)))
+		for i := range events {
+			events[i].group = r.IntN(4)
+		}
+		slices.SortStableFunc(events, func(a, b refEvent) int { return int(a.time - b.time) })
+		want := reference(cfg, events)
+		cfg.Reports = nil // cells are of all groups
+		got := map[string]string{}
+
+		// run lets a core go on for a while with the events of its groups, and returns the chain that restores it.
+		run := func(c *Core, g Groups, from, to int, last bool) (parts chain) {
+			out := newTable(t, cfg)
+			out.seq = c.Sequence()
+			for at := from; at < to; {
+				next := min(to, at+1+r.IntN(40))
+				mine := slices.DeleteFunc(slices.Clone(events[at:next]), func(e refEvent) bool { return e.group < g.From || e.group >= g.To })
+				if err := c.Apply(batchOf(mine), out); err != nil {
+					t.Fatal(err)
+				}
+				c.Advance(events[next-1].time, out)
+				if at = next; r.IntN(3) == 0 && !last {
+					if parts == nil {
+						parts = append(parts, c.AppendSnapshot(nil)) // what was restored had the others too
+					} else {
+						parts = append(parts, c.AppendPart(nil))
+					}
+				}
+			}
+			if last {
+				c.Advance(event.MaxTime, out)
+			} else {
+				parts = append(parts, c.AppendSnapshot(nil))
+			}
+			for id, row := range out.rows {
+				if _, twice := got[out.first[id]]; twice {
+					t.Errorf("a session is handed out twice")
+				}
+				got[out.first[id]] = row
+			}
+			return parts
+		}
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := r.IntN(len(events))
+		b := a + r.IntN(len(events)-a)
+		parts := run(c, Groups{To: event.KeyGroups}, 0, a, false)
+		open, inHalves, inQuarters := c.Stats().OpenEvents, int64(0), int64(0)
+		for half := range 2 {
+			g := Groups{2 * half, 2*half + 2, half == 0}
+			one, err := RestoreGroups(*cfg, g, parts...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			inHalves += one.Stats().OpenEvents
+			mine := run(one, g, a, b, false)
+			left := one.Stats().OpenEvents
+			for quarter := range 2 {
+				g := Groups{2*half + quarter, 2*half + quarter + 1, quarter == 0}
+				two, err := RestoreGroups(*cfg, g, mine...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				left -= two.Stats().OpenEvents
+				inQuarters += two.Stats().OpenEvents
+				run(two, g, b, len(events), true)
+			}
+			if left != 0 {
+				t.Errorf("of the half %d the quarters lack %d open events", half, left)
+			}
+		}
+		if inHalves != open {
+			t.Errorf("the halves have %d open events, the whole had %d", inHalves, open)
+		}
+		compareMaps(t, "sessions of four parts of the groups", got, want.rows)
+	})
+}

@@ -66,10 +66,7 @@ func (s *Store) setCanary(ctx context.Context, r CanaryRequest) error {
 		var last event.Micros
 		err = tx.QueryRowContext(ctx, `SELECT at_us FROM serving_canary WHERE job = $1`, r.Job).Scan(&last)
 		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			if r.Weight == 0 {
-				return nil
-			}
+		case errors.Is(err, sql.ErrNoRows): // an end is kept all the same: the beginning that it ends may come later
 		case err != nil:
 			return err
 		case r.At < last:

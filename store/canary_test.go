@@ -62,7 +62,8 @@ func TestCanary(t *testing.T) {
 			return f.SetCanary(t.Context(), CanaryRequest{Job: job, ExpectedEpoch: epoch, Canary: Canary{candidate.Generation, from, weight},
 				At: event.Micros(at), Actor: "weft", Reason: "step"})
 		}
-		must(t, set(m.Epoch, 0, 1)) // there is none to end
+		must(t, set(m.Epoch, 0, 2)) // there is none to end yet
+		fails(t, set(m.Epoch, 100, 1), ErrStale, User)
 		check(0)
 		for at, weight := range []int{5, 50, 100} {
 			must(t, set(m.Epoch, weight, 10+at))

@@ -69,6 +69,9 @@ func (c *Config) backfills(o worker.Options) worker.Worker {
 
 func (b *Backfills) env() *Env { return b.Versions.Env }
 
+// objects is where the archive and what is staged are.
+func (b *Backfills) objects() backfill.ObjectStore { return backfill.Timed(b.env().Objects) }
+
 func (b *Backfills) slots() int { return max(1, b.Slots) }
 
 func refOf(r activities.BackfillRef) backfill.PlanRef { return backfill.PlanRef{Job: r.Job, ID: r.ID} }
@@ -96,7 +99,7 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		return p, err
 	}
 	ask := backfill.PlanInput{
-		Ref: refOf(in.Backfill), Job: job, Version: version.Number, Checksum: version.Checksum, Objects: b.env().Objects,
+		Ref: refOf(in.Backfill), Job: job, Version: version.Number, Checksum: version.Checksum, Objects: b.objects(),
 		From: micros(in.From), To: micros(in.To), Parallelism: in.Parallelism, Order: backfill.OldestFirst,
 		Before: event.Micros(in.Margin.Before.Microseconds()), After: event.Micros(in.Margin.After.Microseconds()),
 		Now: micros(b.now()), Decoders: b.decoders(0),
@@ -114,8 +117,8 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		return p, err
 	}
 	if in.Publish {
-		ask.Sealed = sealed.before
-		if err := b.dropSuperseded(ctx, in.Backfill.Job); err != nil {
+		ask.Sealed, ask.SealedText = sealed.before, sealed.text
+		if err := errors.Join(b.dropSuperseded(ctx, in.Backfill.Job), b.dropLeft(ctx, in.Backfill.Job)); err != nil {
 			return p, err
 		}
 	}
@@ -137,7 +140,7 @@ func (b *Backfills) Plan(ctx context.Context, in activities.PlanInput, progress 
 		Warnings: brief(append(plan.Warnings, plan.Notes...)),
 	}
 	if plan.Range != plan.Asked {
-		p.Clipped = fmt.Sprintf("%s was asked for, %s is left", plan.Asked, plan.Range)
+		p.Clipped = fmt.Sprintf("%s was asked for, %s is left: %s", plan.Asked, plan.Range, strings.Join(plan.Clips, "; "))
 	}
 	for _, c := range plan.Chunks {
 		p.Chunks = append(p.Chunks, c.Slices)
@@ -166,7 +169,7 @@ func (b *Backfills) dropSuperseded(ctx context.Context, job string) error {
 			slices.ContainsFunc(m.Ranges, func(a store.Assignment) bool { return a.Generation == g.ID }) {
 			continue
 		}
-		_, err := backfill.LoadPlan(ctx, b.env().Objects, backfill.PlanRef{Job: job, ID: id})
+		_, err := backfill.LoadPlan(ctx, b.objects(), backfill.PlanRef{Job: job, ID: id})
 		if err == nil {
 			continue
 		}
@@ -179,6 +182,50 @@ func (b *Backfills) dropSuperseded(ctx context.Context, job string) error {
 		b.Log.Info("dropped a generation of which nothing is served", "job", job, "generation", g.ID, "kind", g.Kind)
 	}
 	return nil
+}
+
+// leftFor is how long what has no plan is left: one that is being planned has none yet.
+const leftFor = 24 * time.Hour
+
+// dropLeft removes what was written behind a clean-up: a process that was stopped for long may store the end of a slice when it
+// goes on. What is of no plan is of no backfill that runs.
+func (b *Backfills) dropLeft(ctx context.Context, job string) error {
+	objects := b.objects()
+	root := backfill.PlanRef{Job: job}.String() // backfill/<job>/
+	for after := ""; ; {
+		id := ""
+		for info, err := range objects.List(ctx, root, after) {
+			if err != nil {
+				return fmt.Errorf("look for what backfills of %s have left: %w", job, err)
+			}
+			id, _, _ = strings.Cut(strings.TrimPrefix(info.Key, root), "/")
+			break
+		}
+		if id == "" {
+			return nil
+		}
+		ref := backfill.PlanRef{Job: job, ID: id}
+		after = ref.String() + "0" // behind all that starts with the id and a slash
+		if _, err := backfill.LoadPlan(ctx, objects, ref); !errors.Is(err, backfill.ErrNotPlanned) {
+			continue // one that cannot be read is for people
+		}
+		latest := time.Time{}
+		for info, err := range objects.List(ctx, ref.String()+"/", "") {
+			if err != nil {
+				return fmt.Errorf("look for what backfills of %s have left: %w", job, err)
+			}
+			if info.Modified.After(latest) {
+				latest = info.Modified
+			}
+		}
+		if latest.After(b.now().Add(-leftFor)) {
+			continue
+		}
+		if err := backfill.Drop(ctx, backfill.DropInput{Plan: ref, Objects: objects}); err != nil {
+			return err
+		}
+		b.Log.Info("removed what a backfill had left", "backfill", ref)
+	}
 }
 
 const (
@@ -269,6 +316,7 @@ func (b *Backfills) served(ctx context.Context, job string) (list []servedRange,
 // sealing says what the live shards of what is served can still change.
 type sealing struct {
 	before  event.Micros   // no session that starts before can change any more; 0: none can at all
+	text    string         // how that comes about, for people
 	windows []event.Micros // of the reports of all versions that are served
 }
 
@@ -304,21 +352,39 @@ func (b *Backfills) sealed(ctx context.Context, job string) (s sealing, err erro
 			continue
 		}
 		before := event.Micros(1) // none has seen a record: all of time is to come
+		text := "it has not seen any record yet"
 		if p.Watermark > event.MinTime {
 			cfg := compiled.Config
 			cfg.Range = correlate.Range{From: 0, To: 1}
 			reach := -cfg.Near().From
 			before = max(before, p.Watermark-cfg.Session.Retention-reach)
+			text = fmt.Sprintf("its watermark %s less retention %s, max_span %s and the largest gap %s", timeOf(p.Watermark).Format(time.RFC3339),
+				short(cfg.Session.Retention), short(cfg.Session.MaxSpan), short(reach-cfg.Session.MaxSpan))
 		}
 		if p.Watermark == event.MaxTime {
 			before = event.MaxTime
 		}
-		s.before = min(s.before, before)
+		if before < s.before {
+			s.before = before
+			s.text = fmt.Sprintf(" (%s). It is sealed as the job gets on. Until then mode compare or dry_run computes it without publishing, "+
+				"and rebuild has the job compute its version anew", text)
+		}
 	}
 	if s.before == event.MaxTime {
 		s.before = 0
 	}
 	return s, nil
+}
+
+// short writes a duration without parts that are zero at its end.
+func short(d event.Micros) string {
+	text := (time.Duration(d) * time.Microsecond).String()
+	for _, end := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, end) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
 }
 
 // ends asks Kafka for the ends of the topics of a job. A topic that is not there any more has only its archive.
@@ -371,7 +437,7 @@ func (b *Backfills) RunSlice(ctx context.Context, in activities.SliceInput, prog
 		return d, err
 	}
 	r, err := backfill.RunSlice(ctx, backfill.SliceInput{
-		Plan: refOf(in.Backfill), Chunk: in.Chunk, Slice: in.Slice, Job: job, Objects: b.env().Objects,
+		Plan: refOf(in.Backfill), Chunk: in.Chunk, Slice: in.Slice, Job: job, Objects: b.objects(),
 		MemoryBytes: max(backfill.MemoryBytesMin, backfill.MachineBytes()/2/int64(b.slots())), Decoders: b.decoders(in.Share),
 		RecordsPerSecond: int(in.Throttle), TempDir: b.Versions.Work,
 	}, func(p backfill.SliceProgress) { progress(activities.Beat{Records: p.Records}) })
@@ -395,7 +461,7 @@ func (b *Backfills) Verify(ctx context.Context, in activities.VerifyInput, progr
 	if err != nil {
 		return v, err
 	}
-	t, err := backfill.Total(ctx, b.env().Objects, plan.Ref, job, backfill.TimeRange{})
+	t, err := backfill.Total(ctx, b.objects(), plan.Ref, job, backfill.TimeRange{})
 	if err != nil {
 		return v, err
 	}
@@ -404,7 +470,7 @@ func (b *Backfills) Verify(ctx context.Context, in activities.VerifyInput, progr
 			plan.Ref, t.Records, t.Sessions, in.Rows, in.Sessions)
 	}
 	if plan.Range != plan.Owned {
-		if t, err = backfill.Total(ctx, b.env().Objects, plan.Ref, job, plan.Range); err != nil {
+		if t, err = backfill.Total(ctx, b.objects(), plan.Ref, job, plan.Range); err != nil {
 			return v, err
 		}
 	}
@@ -416,7 +482,7 @@ func (b *Backfills) plan(ctx context.Context, ref activities.BackfillRef) (*oper
 	if err != nil {
 		return nil, nil, err
 	}
-	plan, err := backfill.LoadPlan(ctx, b.env().Objects, refOf(ref))
+	plan, err := backfill.LoadPlan(ctx, b.objects(), refOf(ref))
 	return job, plan, err
 }
 
@@ -451,7 +517,7 @@ func (b *Backfills) Publish(ctx context.Context, in activities.PublishBackfillIn
 		return p, err
 	}
 	r, err := backfill.Publish(ctx, backfill.PublishInput{
-		Plan: refOf(in.Backfill), Job: job, Objects: b.env().Objects, Store: b.env().Store,
+		Plan: refOf(in.Backfill), Job: job, Objects: b.objects(), Store: b.env().Store,
 		RequestID: in.RequestID, Actor: in.Actor, Reason: in.Reason, Sealed: sealed.before, Windows: sealed.windows,
 	})
 	var narrow *backfill.IncompleteError
@@ -473,7 +539,7 @@ func (b *Backfills) Publish(ctx context.Context, in activities.PublishBackfillIn
 func (b *Backfills) Drop(ctx context.Context, in activities.DropInput, progress func(activities.Beat)) (d activities.Dropped, err error) {
 	defer beating(progress)()
 	ref := refOf(in.Backfill)
-	err = backfill.Drop(ctx, backfill.DropInput{Plan: ref, Objects: b.env().Objects, Store: b.env().Store, KeepServed: true})
+	err = backfill.Drop(ctx, backfill.DropInput{Plan: ref, Objects: b.objects(), Store: b.env().Store, KeepServed: true})
 	if err != nil {
 		return d, err
 	}
@@ -498,7 +564,7 @@ func (b *Backfills) Compare(ctx context.Context, in activities.CompareBackfillIn
 		return c, err
 	}
 	r, err := backfill.Compare(ctx, backfill.CompareInput{
-		Plan: refOf(in.Backfill), Job: job, Objects: b.env().Objects, Store: b.env().Store, First: firstDifferences, Report: in.Report,
+		Plan: refOf(in.Backfill), Job: job, Objects: b.objects(), Store: b.env().Store, First: firstDifferences, Report: in.Report,
 	})
 	if err != nil {
 		return c, err

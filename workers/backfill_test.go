@@ -105,6 +105,10 @@ func TestSealedIsWhatNoLiveShardCanChange(t *testing.T) {
 	expect("the shard has seen nothing", 1)
 	b.mark(t, one, 0, day)
 	expect("retention, span and the largest gap", day-(1+5+2)*hour)
+	if s, err := b.sealed(t.Context(), "small"); err != nil ||
+		!strings.HasPrefix(s.text, " (its watermark 2026-11-01T00:00:00Z less retention 1h, max_span 5h and the largest gap 2h)") || !strings.Contains(s.text, "rebuild") {
+		t.Errorf("it says %q, %v", s.text, err)
+	}
 	b.mark(t, one, 1, day-hour)
 	expect("the shard that is behind", day-(2+5+2)*hour)
 	two := b.generation(t, "2", liveKind)
@@ -176,6 +180,38 @@ func TestSupersededGenerationsAreDropped(t *testing.T) {
 	expect(live, served, superseded, running) // one may still want it back
 	*now = now.Add(supersededFor + time.Hour)
 	expect(live, served, running)
+}
+
+// TestWhatIsLeftIsRemoved: objects without a plan, once they are old.
+func TestWhatIsLeftIsRemoved(t *testing.T) {
+	b, now := newBackfills(t)
+	*now = time.Now()
+	for _, key := range []string{"a/plan.json", "a/slices/1", "b/slices/00001/000001.json", "b/slices/00002-x.rows", "b-1/plan/n-1.json", "c/plan.json"} {
+		id, _, _ := strings.Cut(key, "/")
+		text := `{"format":1,"ref":{"job":"small","id":"` + id + `"}}`
+		if _, err := b.env().Objects.PutIfAbsent(t.Context(), "backfill/small/"+key, []byte(text), "n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		if err := b.dropLeft(t.Context(), "small"); err != nil {
+			t.Fatal(err)
+		}
+		var left []string
+		for info, err := range b.env().Objects.List(t.Context(), "backfill/", "") {
+			if err != nil {
+				t.Fatal(err)
+			}
+			left = append(left, strings.TrimPrefix(info.Key, "backfill/small/"))
+		}
+		if strings.Join(left, " ") != strings.Join(want, " ") {
+			t.Errorf("left are %v, want %v", left, want)
+		}
+	}
+	expect("a/plan.json", "a/slices/1", "b-1/plan/n-1.json", "b/slices/00001/000001.json", "b/slices/00002-x.rows", "c/plan.json")
+	*now = now.Add(leftFor + time.Hour)
+	expect("a/plan.json", "a/slices/1", "c/plan.json")
 }
 
 func TestSlicesShareTheirMachine(t *testing.T) {

@@ -1,14 +1,19 @@
 package workers
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 
+	"go.temporal.io/api/taskqueue/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"google.golang.org/grpc"
 
 	"github.com/weftdata/weft/kafka"
 	"github.com/weftdata/weft/stack"
+	"github.com/weftdata/weft/workflows"
 )
 
 func TestOpenKafkaRefuses(t *testing.T) {
@@ -46,5 +51,20 @@ func TestTemporalIsSecured(t *testing.T) {
 	}
 	if err := secureTemporal(stack.Addresses{TemporalTLS: stack.TLS{CAFile: "/nowhere.pem"}}, &plain); err == nil || !strings.Contains(err.Error(), "/nowhere.pem") {
 		t.Errorf("a CA file that is not there: %v", err)
+	}
+}
+
+// The next step of a Job is for any worker, that of other workflows for the one that has them in memory.
+func TestStepsOfJobsAreForAnyWorker(t *testing.T) {
+	for id, sticky := range map[string]bool{workflows.JobID("payments"): false, workflows.RolloutID("payments", 2): true, workflows.ShardID("job", 1, 0): true} {
+		r := &workflowservice.RespondWorkflowTaskCompletedRequest{ResourceId: "workflow:" + id, StickyAttributes: &taskqueue.StickyExecutionAttributes{}}
+		called := false
+		err := toAnyWorker(t.Context(), "", r, nil, nil, func(_ context.Context, _ string, req, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
+			called = req == any(r)
+			return nil
+		})
+		if err != nil || !called || (r.StickyAttributes != nil) != sticky {
+			t.Errorf("%s: %v, called %t, %+v", id, err, called, r)
+		}
 	}
 }

@@ -117,7 +117,7 @@ func namespaceThere(ctx context.Context, t client.Client, namespace string) erro
 	_, err := t.WorkflowService().DescribeNamespace(ctx, &workflowservice.DescribeNamespaceRequest{Namespace: namespace})
 	var none *serviceerror.NamespaceNotFound
 	if errors.As(err, &none) {
-		return fmt.Errorf("%w: it has no namespace %s (`weft setup --create-namespace` makes it)", ErrNotSetUp, namespace)
+		return noNamespace(namespace)
 	}
 	if err != nil {
 		return fmt.Errorf("ask Temporal for the namespace %s: %w", namespace, err)
@@ -178,6 +178,25 @@ func pingStore(ctx context.Context, at stack.Addresses) (string, error) {
 		return fmt.Sprintf("schema %d, which the next worker brings to %d", version, known), nil
 	}
 	return fmt.Sprintf("schema %d", version), nil
+}
+
+// AwaitTemporal connects as DialTemporal does, and tries again for a while: a server that starts listens before it answers.
+func AwaitTemporal(ctx context.Context, at stack.Addresses, identity string, logger *slog.Logger, wait time.Duration) (client.Client, error) {
+	limit, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	again := time.NewTicker(namespaceTry)
+	defer again.Stop()
+	for {
+		c, err := DialTemporal(ctx, at, identity, logger)
+		if err == nil {
+			return c, nil
+		}
+		select {
+		case <-again.C:
+		case <-limit.Done():
+			return nil, err
+		}
+	}
 }
 
 // CreateNamespace makes a namespace where there is none, and returns once it can be used. Finished workflows are kept for the

@@ -27,14 +27,17 @@ import (
 type frontend struct {
 	workflowservice.UnimplementedWorkflowServiceServer
 	operatorservice.UnimplementedOperatorServiceServer
-	namespace, attributes atomic.Bool // are there
-	unready               atomic.Int64
+	namespace, attributes atomic.Bool  // are there
+	starting, unready     atomic.Int64 // calls that are refused at first
 	registered            atomic.Int64
 	retention             atomic.Int64
 	pollers               []*taskqueue.PollerInfo
 }
 
 func (f *frontend) GetSystemInfo(context.Context, *workflowservice.GetSystemInfoRequest) (*workflowservice.GetSystemInfoResponse, error) {
+	if f.starting.Add(-1) >= 0 {
+		return nil, serviceerror.ToStatus(serviceerror.NewUnavailable("Frontend is not healthy yet")).Err()
+	}
 	return &workflowservice.GetSystemInfoResponse{ServerVersion: "1.2.3"}, nil
 }
 
@@ -57,7 +60,10 @@ func (f *frontend) RegisterNamespace(_ context.Context, r *workflowservice.Regis
 	return &workflowservice.RegisterNamespaceResponse{}, nil
 }
 
-func (f *frontend) ListSearchAttributes(context.Context, *operatorservice.ListSearchAttributesRequest) (*operatorservice.ListSearchAttributesResponse, error) {
+func (f *frontend) ListSearchAttributes(_ context.Context, in *operatorservice.ListSearchAttributesRequest) (*operatorservice.ListSearchAttributesResponse, error) {
+	if !f.namespace.Load() {
+		return nil, serviceerror.ToStatus(serviceerror.NewNamespaceNotFound(in.GetNamespace())).Err()
+	}
 	r := &operatorservice.ListSearchAttributesResponse{CustomAttributes: map[string]enums.IndexedValueType{}}
 	for _, name := range searchAttributes() {
 		if f.attributes.Load() {
@@ -145,6 +151,21 @@ func TestPingNobody(t *testing.T) {
 	}
 }
 
+// TestAwaitTemporal calls a server that listens and does not answer yet, and one that never does.
+func TestAwaitTemporal(t *testing.T) {
+	f := &frontend{}
+	f.starting.Store(2)
+	c, err := AwaitTemporal(t.Context(), f.start(t), "test", slog.New(slog.DiscardHandler), time.Minute)
+	if err != nil || f.starting.Load() >= 0 {
+		t.Fatalf("%v, after %d calls", err, 2-f.starting.Load())
+	}
+	c.Close()
+	f.starting.Store(1 << 40)
+	if _, err := AwaitTemporal(t.Context(), f.start(t), "test", slog.New(slog.DiscardHandler), time.Millisecond); err == nil || !strings.Contains(err.Error(), "not healthy yet") {
+		t.Errorf("a server that never answers: %v", err)
+	}
+}
+
 // TestCreateNamespace makes a namespace at a server that is not ready at first, and again.
 func TestCreateNamespace(t *testing.T) {
 	f := &frontend{}
@@ -154,6 +175,9 @@ func TestCreateNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	if _, err := SetUp(t.Context(), c, "pay"); !errors.Is(err, ErrNotSetUp) || !strings.Contains(err.Error(), "--create-namespace") {
+		t.Errorf("without a namespace: %v", err)
+	}
 	f.unready.Store(2)
 	for _, want := range []bool{true, false} {
 		if created, err := CreateNamespace(t.Context(), c, "pay", 48*time.Hour); err != nil || created != want {

@@ -14,12 +14,15 @@ import (
 
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/log"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
 	"github.com/weftdata/weft/stack"
+	"github.com/weftdata/weft/workflows"
 )
 
 // dialTimeout bounds the first answer of Temporal's frontend.
@@ -48,7 +51,7 @@ func DialTemporal(ctx context.Context, at stack.Addresses, identity string, logg
 	if err := secureTemporal(at, &options); err != nil {
 		return nil, fmt.Errorf("connect to Temporal at %s: %w", at.Temporal, err)
 	}
-	options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, reconnectSoon()...)
+	options.ConnectionOptions.DialOptions = append(options.ConnectionOptions.DialOptions, append(reconnectSoon(), grpc.WithChainUnaryInterceptor(toAnyWorker))...)
 	c, err := client.DialContext(ctx, options)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Temporal at %s: %w (is it running? the address comes from a flag, WEFT_TEMPORAL, or a running stack)", at.Temporal, err)
@@ -72,10 +75,25 @@ func reconnectSoon() []grpc.DialOption {
 	}
 }
 
+// toAnyWorker lets any control worker do the next step of a Job. Otherwise Temporal waits for the worker that has the workflow in
+// its memory, and where that one was killed, for stickyTimeout and up to a second more, since its timers are that coarse
+// (history.timerProcessorMaxTimeShift). A rollback must not wait for that. A step costs the replay of the history instead, which
+// Job keeps short.
+func toAnyWorker(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
+	if r, ok := req.(*workflowservice.RespondWorkflowTaskCompletedRequest); ok && strings.HasPrefix(r.GetResourceId(), "workflow:"+workflows.JobID("")) {
+		r.StickyAttributes = nil
+	}
+	return call(ctx, method, req, reply, cc, o...)
+}
+
 // missingAttributes returns the search attributes that are not registered.
 func missingAttributes(ctx context.Context, c client.Client, namespace string) (missing []string, err error) {
 	have, err := c.OperatorService().ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
-	if err != nil {
+	var none *serviceerror.NamespaceNotFound
+	switch {
+	case errors.As(err, &none):
+		return nil, noNamespace(namespace)
+	case err != nil:
 		return nil, fmt.Errorf("list Temporal's search attributes: %w", err)
 	}
 	for _, name := range searchAttributes() {
@@ -84,6 +102,10 @@ func missingAttributes(ctx context.Context, c client.Client, namespace string) (
 		}
 	}
 	return missing, nil
+}
+
+func noNamespace(name string) error {
+	return fmt.Errorf("%w: it has no namespace %s (`weft setup --create-namespace` makes it)", ErrNotSetUp, name)
 }
 
 // CheckSetUp fails with ErrNotSetUp where search attributes are missing.

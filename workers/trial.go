@@ -101,8 +101,8 @@ func (s *Stage) Standing(ctx context.Context, in activities.StandingInput) (r ac
 		return r, nil
 	}
 	if r.Missing = max(in.Shards, 1) - shards; r.Missing > 0 {
-		r.Waits = fmt.Sprintf("%d of %d shards have saved a checkpoint; is there a process for them? (weft worker --job %s --version %d)",
-			shards, max(in.Shards, 1), in.Job, in.Version)
+		r.Waits = fmt.Sprintf("%d of %d shards have saved a checkpoint so far (an agent runs its processes: weft agent)",
+			shards, max(in.Shards, 1))
 		return r, nil
 	}
 	if in.Key != "" {

@@ -21,8 +21,8 @@ import (
 const (
 	// stopTimeout is how long runs have for their last checkpoint when the process ends; the SDK's default is none.
 	stopTimeout = 30 * time.Second
-	// stickyTimeout is how long a workflow waits for the worker that has it in memory. With the SDK's 5 s a rollback took as
-	// long after a control worker was killed.
+	// stickyTimeout is how long a workflow waits for the worker that has it in memory, before another one takes it up; the SDK's
+	// default is 5 s. Workflows of the type Job do not wait at all, see toAnyWorker.
 	stickyTimeout = 200 * time.Millisecond
 	// deadlockTimeout is for machines that are busy with other things: the SDK's second is too short for them.
 	deadlockTimeout = 5 * time.Second

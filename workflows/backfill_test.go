@@ -562,85 +562,6 @@ func TestParallelismIsCarriedOver(t *testing.T) {
 	}
 }
 
-// TestCancelAtEveryStep cancels by signal, and by Temporal's own cancellation, while each step runs, while it waits for a
-// person, and while it is paused.
-func TestCancelAtEveryStep(t *testing.T) {
-	for _, step := range []string{"hold", "plan", "slice 0/1", "verify", "publish"} {
-		for _, by := range []string{"signal", "temporal"} {
-			for _, how := range []string{"running", "failed", "paused"} {
-				t.Run(step+" "+by+" "+how, func(t *testing.T) { cancelAt(t, step, by, how) })
-			}
-		}
-	}
-}
-
-func cancelAt(t *testing.T, step, by, how string) {
-	w := newWorld(t, 3, 2)
-	cancel := func(env *testsuite.TestWorkflowEnvironment) {
-		if by == "signal" {
-			env.SignalWorkflow(SignalCancel, Order{Actor: "ann", Reason: "wrong day"})
-		} else {
-			env.CancelWorkflow()
-		}
-	}
-	var env *testsuite.TestWorkflowEnvironment
-	switch how {
-	case "running":
-		w.hang[step] = true
-	case "failed":
-		w.fail = func(call string, _ int) error {
-			if call == step {
-				return broken(false)
-			}
-			return nil
-		}
-	case "paused": // from before the step on
-		w.fail = func(call string, n int) error {
-			if call == step && n == 1 {
-				return broken(false)
-			}
-			return nil
-		}
-	}
-	r, p, err := w.run(BackfillType, dayInput(), func(e *testsuite.TestWorkflowEnvironment) {
-		env = e
-		if how == "paused" {
-			later(t, env, func() {
-				w.expect(env, NeedsAttention)
-				env.SignalWorkflow(SignalPause, Order{})
-				env.SignalWorkflow(SignalRetryFailed, Order{})
-			}, 5*time.Minute)
-			later(t, env, func() { w.expect(env, Paused) }, 6*time.Minute)
-		}
-		later(t, env, func() { cancel(env) }, 10*time.Minute)
-	})
-	if w.served {
-		t.Error("it is served")
-	}
-	if p.State != Canceled || how == "running" && p.Failed > 0 {
-		t.Errorf("in the end it is %+v", p)
-	}
-	if by == "temporal" {
-		if !temporal.IsCanceledError(err) {
-			t.Errorf("it ended with %v", err)
-		}
-	} else if err != nil || r.Outcome != Canceled {
-		t.Errorf("result %+v, %v", r, err)
-	}
-}
-
-// TestCanceledWhilePublishingMayBeServed: the cancellation came when the switch was made and its answer was lost.
-func TestCanceledWhilePublishingMayBeServed(t *testing.T) {
-	w := newWorld(t, 1)
-	w.hang["publish"] = true
-	r, p, err := w.run(BackfillType, dayInput(), func(env *testsuite.TestWorkflowEnvironment) {
-		later(t, env, func() { w.served = true; env.SignalWorkflow(SignalCancel, Order{}) }, time.Minute)
-	})
-	if err != nil || r.Outcome != Published || p.State != Published || len(r.Warnings) != 1 {
-		t.Errorf("result %+v, %v", r, err)
-	}
-}
-
 func TestFailedSlicesWaitForAPerson(t *testing.T) {
 	w := newWorld(t, 2, 4, 2)
 	broke := true
@@ -689,10 +610,11 @@ func TestFailedSlicesWaitForAPerson(t *testing.T) {
 // TestPauseLetsSlicesEnd pauses while slices run, and resumes.
 func TestPauseLetsSlicesEnd(t *testing.T) {
 	w := newWorld(t, 3, 3)
+	var once sync.Once // slices start in goroutines of their own
 	r, _, err := w.run(BackfillType, dayInput(), func(env *testsuite.TestWorkflowEnvironment) {
 		env.SetOnActivityStartedListener(func(info *activity.Info, _ context.Context, _ converter.EncodedValues) {
-			if info.ActivityType.Name == "RunSlice" && w.count("slice") == 1 {
-				env.SignalWorkflow(SignalPause, Order{})
+			if info.ActivityType.Name == "RunSlice" {
+				once.Do(func() { env.SignalWorkflow(SignalPause, Order{}) })
 			}
 		})
 		later(t, env, func() {

@@ -59,6 +59,9 @@ const (
 	queueMax   = 1000 // requests that wait
 	entriesMax = 100  // of the audit log that are written at once
 	switchMax  = 20   // how often a switch is tried while others change the serving map
+	// eventsMax is how many events of its history a job takes before it continues as new: any worker does its next step, and has
+	// to replay them first.
+	eventsMax = 1000
 	// lookEvery is how often a job looks after what runs beside the served version.
 	lookEvery = time.Minute
 )
@@ -213,6 +216,7 @@ type job struct {
 	inbox inbox
 	told  int // rejections of the inbox that were recorded
 
+	bounded   bool              // its history
 	sent      []workflow.Future // signals on their way
 	recording workflow.Future   // entries of the audit log that are being written
 	written   int               // of them
@@ -436,6 +440,7 @@ func (j *job) awaiting() bool {
 }
 
 func (j *job) run(ctx workflow.Context) error {
+	j.bounded = workflow.GetVersion(ctx, "bounded history", workflow.DefaultVersion, 1) > workflow.DefaultVersion
 	for {
 		j.drain(ctx)
 		if !j.Surveyed {
@@ -457,7 +462,7 @@ func (j *job) run(ctx workflow.Context) error {
 			j.returns(ctx, back)
 		case j.ready() && !j.awaiting() && (j.FrozenUntil == nil || !workflow.Now(ctx).Before(*j.FrozenUntil)):
 			err = j.promote(ctx)
-		case workflow.GetInfo(ctx).GetContinueAsNewSuggested(): // entries of the audit log go along: writing one again changes nothing
+		case j.full(ctx): // entries of the audit log go along: writing one again changes nothing
 			if err := j.deliver(ctx); err != nil {
 				return err
 			}
@@ -474,6 +479,12 @@ func (j *job) run(ctx workflow.Context) error {
 			return err
 		}
 	}
+}
+
+// full tells whether the history is long enough to continue as new.
+func (j *job) full(ctx workflow.Context) bool {
+	info := workflow.GetInfo(ctx)
+	return info.GetContinueAsNewSuggested() || j.bounded && info.GetCurrentHistoryLength() >= eventsMax
 }
 
 // deliver waits for signals that are on their way: those of a run that has ended may not be sent.
@@ -537,8 +548,7 @@ func (j *job) rest(ctx workflow.Context) error {
 	}
 	recording := j.recording
 	err := workflow.Await(ctx, func() bool {
-		return j.inbox.pending(ctx) || timer != nil && timer.IsReady() || recording != nil && recording.IsReady() ||
-			workflow.GetInfo(ctx).GetContinueAsNewSuggested()
+		return j.inbox.pending(ctx) || timer != nil && timer.IsReady() || recording != nil && recording.IsReady() || j.full(ctx)
 	})
 	if err != nil || timer == nil || !timer.IsReady() {
 		return err

@@ -665,7 +665,14 @@ func TestJobContinuesAsNewWithAllItHas(t *testing.T) {
 			j.then(func() { j.deploy(2) })
 			reach(j)
 			j.then(func() { j.SignalWorkflow(SignalRollback, Request{To: 77, RequestID: "seen"}) })
-			j.then(func() { j.SetContinueAsNewSuggested(true); j.SignalWorkflow("wake", nil) })
+			j.then(func() {
+				if name == "rolling out" {
+					j.SetContinueAsNewSuggested(true)
+				} else {
+					j.SetCurrentHistoryLength(eventsMax)
+				}
+				j.SignalWorkflow("wake", nil)
+			})
 			j.ExecuteWorkflow(JobType, JobInput{Job: "payments"})
 			var again *workflow.ContinueAsNewError
 			if err := j.GetWorkflowError(); !errors.As(err, &again) {

@@ -79,10 +79,14 @@ func newBackfillStartCommand() *cobra.Command {
 		Short: "Start a backfill",
 		Long: "Compute the sessions that start in a range anew from the archive, slice by slice, and publish them in one step when all\n" +
 			"are there. Until then, and if it fails or is canceled, what is served does not change.\n\n" +
+			"Over a live job only sealed time is published: its watermark less retention, max_span and the largest gap. A range that\n" +
+			"ends later is shortened; of one that begins later nothing is left. --mode compare and --mode dry_run compute any range,\n" +
+			"and --rebuild has the job compute its version anew, with all that was archived.\n\n" +
 			"Slices run on workers (`weft worker`, or `weft worker --only backfill`). Ranges that overlap one that is being published\n" +
 			"are refused. The exit code is 1 where it does not start or, with --watch, does not end well.",
 		Example: "  weft backfill start payments --from 2026-11-01 --to 2026-11-08 --parallelism 8 --watch\n" +
-			"  weft backfill start payments --window 24h --lag 2h --mode compare\n" +
+			"  weft backfill start payments --window 24h --lag 2h --mode compare --watch\n" +
+			"  weft backfill start payments --window 720h --rebuild --reason 'refunds of channel 7 came late'\n" +
 			"  weft backfill start payments --from 2026-11-01 --to 2026-11-02 --share 0.5 --reason 'late records of channel 7'\n\n" +
 			"  # the same by hand:\n" +
 			"  tctl workflow start --taskqueue weft --workflow_type Backfill \\\n" +
@@ -186,7 +190,7 @@ func (f *beginFlags) run(c *cobra.Command, id, kind, job string, input any) erro
 		r, err := t.ExecuteWorkflow(ctx, o, kind, input)
 		var runs *serviceerror.WorkflowExecutionAlreadyStarted
 		if errors.As(err, &runs) {
-			return fmt.Errorf("%s runs already (weft backfill show %s)", id, id)
+			return fmt.Errorf("%s runs already (weft backfill show %s)", id, strings.TrimPrefix(id, "backfill/"))
 		}
 		if err != nil {
 			return fmt.Errorf("start %s: %w", id, err)
@@ -195,6 +199,9 @@ func (f *beginFlags) run(c *cobra.Command, id, kind, job string, input any) erro
 			err = json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{"workflow": id, "run": r.GetRunID()})
 		} else {
 			_, err = fmt.Fprintln(c.OutOrStdout(), "started", id)
+		}
+		if err == nil && !f.watch && !f.json {
+			_, err = fmt.Fprintf(c.OutOrStdout(), "weft backfill watch %s shows how it gets on\n", strings.TrimPrefix(id, "backfill/"))
 		}
 		if err != nil || !f.watch {
 			return err
@@ -289,7 +296,7 @@ func printBackfills(w io.Writer, list []backfillState) error {
 		return err
 	}
 	s := newScreen(w)
-	t := table{columns: []column{{name: "WORKFLOW", least: 20}, {name: "PHASE"}, {name: "VERSION", right: true, drop: 2}, {name: "STARTED", drop: 1}, {name: "TOOK", right: true, drop: 3}}}
+	t := table{columns: []column{{name: "WORKFLOW"}, {name: "PHASE"}, {name: "VERSION", right: true, drop: 2}, {name: "STARTED", drop: 1}, {name: "TOOK", right: true, drop: 3}}}
 	for _, b := range list {
 		took := "-"
 		if !b.Ended.IsZero() {

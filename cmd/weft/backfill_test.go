@@ -94,7 +94,7 @@ func TestBackfillView(t *testing.T) {
 	text := s.String()
 	for _, want := range []string{
 		"backfill/payments/x  needs_attention\n", "2026-11-01T03:04:05Z to 2026-11-02T03:04:05Z, version 3", `a part\x1b[2J`,
-		"2 of 4 slices, 1 running, 1 failed", "1,234,567 records, 5 MiB, 1,000/s", "890 sessions, 7 rejects", "about 1m30s with 2 slices at once",
+		"2 of 4 slices, 1 running, 1 failed", "1,234,567 records, 5 MiB, 1,000/s", "890 sessions, 7 rejects", "about 1m30s, at most 2 slices at once", "weft backfill retry payments/x; or weft backfill cancel payments/x",
 		"1 signal, the last pauze: no such signal", "4,321", "backing_off", "the store is away", `0/1: no room\x1b[31m`, "(make some)\n", "page 0 of 2",
 	} {
 		if !strings.Contains(text, want) {
@@ -104,8 +104,49 @@ func TestBackfillView(t *testing.T) {
 	if strings.ContainsRune(text, '\x1b') {
 		t.Errorf("it steers the terminal: %q", text)
 	}
+	v.Failure = "nothing is left: " + strings.Repeat("the end is moved ", 20) + "choose another range"
+	v.Compared = &activities.BackfillCompared{Report: "reconcile/x.json", Same: 7, Changed: 1, Missing: 1, Causes: map[string]int64{"late": 2, "version": 1},
+		First: []activities.Difference{{Kind: "changed", Start: at, Served: []string{"01A"}, Staged: []string{"01B"}, Fields: []string{"events", "end\x1b[2J"}, Causes: []string{"late", "version"}}}}
+	s = &screen{width: 60}
+	v.draw(s)
+	for text := range strings.Lines(s.String()) {
+		if textWidth(strings.TrimSuffix(text, "\n")) > 60 {
+			t.Errorf("a line is too long: %q", text)
+		}
+	}
+	text = strings.Join(strings.Fields(s.String()), " ")
+	for _, want := range []string{"failed nothing is left", "choose another range", "2 of them: late: events came too late", "1 of them: version: another",
+		`changed 2026-11-02T03:04:05Z 01A: events, end\x1b[2J (late, version)`, "report reconcile/x.json"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("it lacks %q:\n%s", want, s.String())
+		}
+	}
 	v.Failures = v.Slices[1:2]
 	if v.busy(10); len(v.Slices) != 2 || v.Slices[0].State != workflows.SliceFailed || v.Slices[1].Chunk != 1 {
 		t.Errorf("a person watches %+v", v.Slices)
+	}
+}
+
+// Text is folded at spaces; a word that has no room is broken.
+func TestFolded(t *testing.T) {
+	for _, c := range []struct {
+		width int
+		text  string
+		want  string
+	}{
+		{20, "one two three four five", "one two|three four|five"},
+		{20, "onetwothreefour five", "onetwothre|efour five"},
+		{20, "", ""},
+		{20, "支付成功 支付成功", "支付成功|支付成功"},
+		{0, "one two three four five", "one two three four five"},
+	} {
+		s := &screen{width: c.width}
+		if got := strings.Join(s.folded(c.text, 10, 1000), "|"); got != c.want {
+			t.Errorf("%q is folded to %q, want %q", c.text, got, c.want)
+		}
+	}
+	s := &screen{width: 20}
+	if got := s.folded("one two three", 10, 6); len(got) != 1 || got[0] != "one t…" {
+		t.Errorf("cut off it is %q", got)
 	}
 }

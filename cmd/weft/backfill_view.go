@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,9 @@ import (
 	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/temporal"
 
+	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -70,15 +73,20 @@ func lookAtBackfill(ctx context.Context, t client.Client, id string, page int) (
 	return v, nil
 }
 
-// causeOf is the message of what failed, without what the SDK puts before it.
+// causeOf is the message of what failed, without what the SDK puts around it.
 func causeOf(err error) string {
 	for {
 		inner := errors.Unwrap(err)
 		if inner == nil {
-			return err.Error()
+			break
 		}
 		err = inner
 	}
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Message()
+	}
+	return err.Error()
 }
 
 func runsOf(r *workflowservice.DescribeWorkflowExecutionResponse) []sliceRun {
@@ -98,13 +106,20 @@ func runsOf(r *workflowservice.DescribeWorkflowExecutionResponse) []sliceRun {
 // failureCells bounds what is shown of a failure, which may take several lines.
 const failureCells = 1000
 
-// barCells is how wide the bar of the progress is.
-const barCells = 30
+const (
+	barCells  = 30 // of the bar of the progress
+	viewNames = 10 // before each line
+	// differencesShown is how many differences are shown; the report has more.
+	differencesShown = 5
+)
 
 // draw shows how it gets on, without the slices.
 func (v *backfillView) draw(s *screen) {
-	line := func(name, format string, args ...any) {
-		s.printf("%s%s\n", s.paint(faint, pad(name, 10, false)), safe(fmt.Sprintf(format, args...), s.room(10)))
+	line := func(name, format string, args ...any) { // whole: what is to be done often stands at its end
+		for _, text := range s.folded(fmt.Sprintf(format, args...), viewNames, failureCells) {
+			s.printf("%s%s\n", s.paint(faint, pad(name, viewNames, false)), text)
+			name = ""
+		}
 	}
 	s.printf("%s  %s\n", s.paint(bold, safe(v.Workflow, s.room(20))), s.paint(phaseStyle(v.State), safe(v.State, 20)))
 	if v.Unanswered != "" {
@@ -120,6 +135,13 @@ func (v *backfillView) draw(s *screen) {
 	}
 	if v.Failure != "" {
 		line("failed", "%s", v.Failure)
+	}
+	switch id := strings.TrimPrefix(v.Workflow, "backfill/"); {
+	case v.over():
+	case v.State == workflows.NeedsAttention:
+		line("to do", "mend what failed, then weft backfill retry %s; or weft backfill cancel %s", id, id)
+	case v.State == workflows.Paused:
+		line("to do", "weft backfill resume %s", id)
 	}
 	if n := v.Count; n > 0 {
 		last := v.Rejected[len(v.Rejected)-1]
@@ -150,7 +172,7 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 		line("read", "%s records, %s MiB, %s/s", thousands(v.Rows), thousands(v.Bytes>>20), thousands(int64(v.Rate)))
 		line("found", "%s sessions, %s rejects", thousands(v.Sessions), thousands(v.Rejects))
 		if v.ETA > 0 && !v.over() {
-			line("left", "about %s with %s at once", (time.Duration(v.ETA) * time.Second).String(), count(v.Parallelism, "slice"))
+			line("left", "about %s, at most %s at once", (time.Duration(v.ETA) * time.Second).String(), count(v.Parallelism, "slice"))
 		}
 	}
 	if p := v.Published; p != nil {
@@ -159,6 +181,15 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 	}
 	if c := v.Compared; c != nil {
 		line("compared", "%s the same, %s changed, %s missing, %s extra", thousands(c.Same), thousands(c.Changed), thousands(c.Missing), thousands(c.Extra))
+		for _, cause := range slices.Sorted(maps.Keys(c.Causes)) {
+			line("", "%s of them: %s", thousands(c.Causes[cause]), causeText(cause))
+		}
+		for i, d := range c.First {
+			if i == differencesShown {
+				break
+			}
+			line(d.Kind, "%s", differenceText(&d))
+		}
 		line("report", "%s", c.Report)
 	}
 	if v.Repair != "" {
@@ -170,6 +201,33 @@ func (v *backfillView) drawNumbers(s *screen, line func(string, string, ...any))
 	if d := v.Verified; d != nil {
 		line("digest", "%s of %s in the range", d.Digest, count(int(d.Sessions), "session"))
 	}
+}
+
+// causeText explains why sessions differ.
+func causeText(cause string) string {
+	text, ok := map[string]string{
+		"late":    "late: events came too late for the live job",
+		"reject":  "reject: a record was rejected by one of both",
+		"version": "version: another version is served",
+		"unknown": "unknown: neither late events nor rejects nor another version explain it",
+	}[cause]
+	if !ok {
+		return cause
+	}
+	return text
+}
+
+// differenceText describes one session that differs.
+func differenceText(d *activities.Difference) string {
+	ids := d.Served
+	if len(ids) == 0 {
+		ids = d.Staged
+	}
+	text := d.Start.UTC().Format(time.RFC3339) + "  " + strings.Join(ids, " ")
+	if len(d.Fields) > 0 {
+		text += ": " + strings.Join(d.Fields, ", ")
+	}
+	return text + " (" + strings.Join(d.Causes, ", ") + ")"
 }
 
 // drawSlices shows the page of slices.
@@ -274,7 +332,10 @@ func watchBackfill(ctx context.Context, t client.Client, w io.Writer, id string,
 			_, err = io.WriteString(w, rise(drawn)+text)
 			drawn = strings.Count(text, "\n")
 		default:
-			text := fmt.Sprintf("%s: %d of %d slices, %d failed, %s records, %s sessions\n", v.State, v.Done, v.Total, v.Failed, thousands(v.Rows), thousands(v.Sessions))
+			text := v.State + "\n"
+			if v.Total > 0 {
+				text = fmt.Sprintf("%s: %d of %d slices, %d failed, %s records, %s sessions\n", v.State, v.Done, v.Total, v.Failed, thousands(v.Rows), thousands(v.Sessions))
+			}
 			if text != before {
 				_, err = io.WriteString(w, text)
 				before = text

@@ -169,16 +169,13 @@ func (f *logsFlags) print(w io.Writer, lines []logLine) error {
 }
 
 func (l *logLine) json(b *strings.Builder) error {
-	var logged json.RawMessage
-	out := map[string]any{"version": l.Version, "process": l.Process}
-	if json.Unmarshal(l.text, &logged) == nil && l.text[0] == '{' {
-		if err := json.Unmarshal(logged, &out); err != nil {
-			return err
-		}
-		out["version"], out["process"] = l.Version, l.Process
-	} else {
-		out["output"] = string(l.text)
+	out := map[string]any{}
+	d := json.NewDecoder(bytes.NewReader(l.text))
+	d.UseNumber() // 64-bit numbers stay what they are
+	if err := d.Decode(&out); err != nil || d.More() {
+		out = map[string]any{"output": string(l.text)}
 	}
+	out["version"], out["process"] = l.Version, l.Process
 	text, err := json.Marshal(out)
 	if err != nil {
 		return err

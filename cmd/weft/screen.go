@@ -109,6 +109,36 @@ func safe[T string | []byte](text T, most int) string {
 	return b.String()
 }
 
+// folded makes any text lines that do nothing to a terminal, broken at spaces, with so many cells used before each. What is beyond
+// so many cells in all is cut off. Where lines are not bounded it is one.
+func (s *screen) folded(text string, used, most int) (lines []string) {
+	text = safe(text, most)
+	if s.width == 0 {
+		return []string{text}
+	}
+	room, line := s.room(used), ""
+	for _, word := range strings.Split(text, " ") {
+		if line != "" && textWidth(line)+1+textWidth(word) <= room {
+			line += " " + word
+			continue
+		}
+		if line != "" {
+			lines = append(lines, line)
+		}
+		for line = ""; textWidth(word) > room; {
+			n := 0
+			for i, r := range word {
+				if n += runeWidth(r); n > room {
+					lines, word = append(lines, word[:i]), word[i:]
+					break
+				}
+			}
+		}
+		line = word
+	}
+	return append(lines, line)
+}
+
 // escape writes what is not printed as Go would in a string.
 func escape(r rune, first byte) string {
 	if r == utf8.RuneError {

@@ -208,7 +208,7 @@ func (s *servers) work(ctx context.Context, cfg workers.Config) error {
 func newSetupCommand() *cobra.Command {
 	var at stack.Addresses
 	var create bool
-	var retention time.Duration
+	var retention, wait time.Duration
 	c := &cobra.Command{
 		Use:   "setup",
 		Short: "Register at Temporal what Weft's workflows need",
@@ -220,33 +220,48 @@ func newSetupCommand() *cobra.Command {
 			if retention < namespaceRetentionMin {
 				return &exitError{exitUsage, fmt.Errorf("--retention %s: Temporal wants %s at least", retention, namespaceRetentionMin)}
 			}
-			return asTemporal(c, at, func(ctx context.Context, t client.Client, found stack.Addresses) error {
-				text := "namespace " + found.Namespace + ": "
-				if create {
-					created, err := workers.CreateNamespace(ctx, t, found.Namespace, retention)
-					if err != nil {
-						return err
-					}
-					if created {
-						text += "made, "
-					}
-				}
-				added, err := workers.SetUp(ctx, t, found.Namespace)
-				if err != nil {
-					return err
-				}
-				if len(added) > 0 {
-					text += "registered " + strings.Join(added, ", ")
-				} else {
-					text += "everything is there already"
-				}
-				_, err = fmt.Fprintln(c.OutOrStdout(), text)
+			ctx := c.Context()
+			found, err := stack.Find(at, stack.Temporal)
+			if err != nil {
 				return err
-			})
+			}
+			t, err := workers.AwaitTemporal(ctx, found, workers.Identity("cli"), slog.New(slog.DiscardHandler), wait)
+			if err != nil {
+				return err
+			}
+			defer t.Close()
+			text, err := setUp(ctx, t, found.Namespace, create, retention)
+			if err == nil {
+				_, err = fmt.Fprintln(c.OutOrStdout(), text)
+			}
+			return err
 		},
 	}
 	c.Flags().BoolVar(&create, "create-namespace", false, "make the namespace where there is none")
 	c.Flags().DurationVar(&retention, "retention", 7*24*time.Hour, "how long a namespace that is made keeps finished workflows")
+	c.Flags().DurationVar(&wait, "wait", 0, "how long to wait for a Temporal that is starting")
 	temporalFlags(c, &at)
 	return c
+}
+
+// setUp makes what is missing and says what that was.
+func setUp(ctx context.Context, t client.Client, namespace string, create bool, retention time.Duration) (text string, err error) {
+	text = "namespace " + namespace + ": "
+	if create {
+		created, err := workers.CreateNamespace(ctx, t, namespace, retention)
+		if err != nil {
+			return "", err
+		}
+		if created {
+			text += "made, "
+		}
+	}
+	added, err := workers.SetUp(ctx, t, namespace)
+	if err != nil {
+		return "", err
+	}
+	if len(added) == 0 {
+		return text + "everything is there already", nil
+	}
+	return text + "registered " + strings.Join(added, ", "), nil
 }

@@ -4,8 +4,16 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +21,7 @@ import (
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/weftdata/weft/activities"
+	"github.com/weftdata/weft/backfill"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -41,8 +50,10 @@ func TestBackfillOutcomes(t *testing.T) {
 // killed publishes ten days while workers, servers and the object store go away at random.
 func (b *backfillTest) killed(kills int) {
 	workers := []*process{nil, nil}
+	reads := b.countReads()
+	env := append(slices.Clone(b.env), "WEFT_S3="+reads.url, "GOMAXPROCS=1") // so that each runs one slice at a time
 	start := func() *process {
-		return b.launch("backfills", b.env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.T.TempDir())
+		return b.launch("backfills", env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.T.TempDir())
 	}
 	for i := range workers {
 		workers[i] = start()
@@ -57,7 +68,7 @@ func (b *backfillTest) killed(kills int) {
 	}
 	id := "backfill/payments/killed"
 	run := b.start(workflows.BackfillType, id, `{"job":"payments","from":"2026-02-28T00:00:00Z","to":"2026-03-20T00:00:00Z","slice":"6h","parallelism":2,"throttle":20000}`)
-	redone := 0
+	pieces := 0 // that were under way when something was killed
 	for n := range kills {
 		pause(1500 * time.Millisecond)
 		switch kind := b.r.IntN(6); {
@@ -67,22 +78,23 @@ func (b *backfillTest) killed(kills int) {
 			workers[i].kill()
 			pause(2 * time.Second)
 			workers[i] = start()
-			redone += 2
+			pieces++
 		case kind < 5:
 			b.Logf("kill %d: the servers", n+1)
 			b.stack.kill()
 			pause(4 * time.Second)
 			b.startStack()
-			redone += 2 * 4
+			pieces += len(workers)
 		default:
 			b.Logf("kill %d: the object store is away for 3 s", n+1)
 			b.s3.cut(3 * time.Second)
-			redone += 2 * 2
+			pieces += len(workers)
 		}
 	}
 	b.worker = workers[1]
 	var r workflows.BackfillResult
 	last := ""
+	largest := int64(0) // slice, in bytes of the archive
 	b.await("it has ended", func() bool {
 		p, err := b.temporal.QueryWorkflow(b.ctx, id, "", workflows.QueryProgress)
 		var progress workflows.Progress
@@ -91,7 +103,9 @@ func (b *backfillTest) killed(kills int) {
 		}
 		if progress.State == workflows.NeedsAttention { // five attempts did not outlast what was away
 			b.signal(id, workflows.SignalRetryFailed, `{"actor":"ann"}`)
-			redone += 5
+		}
+		if progress.Plan != "" && largest == 0 {
+			largest = b.largestSlice(progress.Plan)
 		}
 		if text := fmt.Sprintf("%s, %d of %d done, %d run", progress.State, progress.Done, progress.Total, progress.Running); text != last {
 			last = text
@@ -103,17 +117,70 @@ func (b *backfillTest) killed(kills int) {
 	if r.Outcome != workflows.Published || r.Verified.Sums["sessions"] != b.want["sessions"] && r.Clipped == "" {
 		b.Errorf("it ended as %+v", r)
 	}
-	again := 0
-	for _, s := range b.progress(id).Slices {
-		again += int(max(0, s.Attempts-1))
-	}
-	b.Logf("%d kills, %d slices, of which some ran again: %d attempts more", kills, r.Slices, again)
-	if again > redone {
-		b.Errorf("%d attempts more than slices: at most %d slices ran when something was killed", again, redone)
+	// What is read more than the slices have is what was read in vain: a slice that is done is never read again.
+	again := reads.bytes.Load() - r.Bytes
+	b.Logf("%d kills, %d pieces under way; %d slices of at most %d bytes read %d bytes, and %d more were read in vain: %.1f slices", kills, pieces, r.Slices,
+		largest, r.Bytes, again, float64(again)/float64(largest))
+	if again < 0 || again > int64(pieces)*largest {
+		b.Errorf("%d bytes were read in vain: at most %d slices of %d bytes were under way when something was killed", again, pieces, largest)
 	}
 	for _, w := range workers {
 		w.kill()
 	}
+}
+
+// largestSlice returns how much of the archive the largest slice of a plan reads.
+func (b *backfillTest) largestSlice(plan string) (bytes int64) {
+	b.Helper()
+	parts := strings.Split(plan, "/") // backfill/<job>/<id>/plan.json
+	p, err := backfill.LoadPlan(b.ctx, b.st.objects, backfill.PlanRef{Job: parts[1], ID: parts[2]})
+	b.must(err)
+	for chunk := range p.Chunks {
+		for slice := range p.Chunks[chunk].Slices {
+			s, err := backfill.LoadSlice(b.ctx, b.st.objects, p, chunk, slice)
+			b.must(err)
+			bytes = max(bytes, s.Bytes)
+		}
+	}
+	return bytes
+}
+
+// readCounter stands between workers and the object store, and counts what they read of the archive's data files.
+type readCounter struct {
+	url   string
+	bytes atomic.Int64
+}
+
+func (b *backfillTest) countReads() *readCounter {
+	to, err := url.Parse("http://" + b.s3.address())
+	b.must(err)
+	c := &readCounter{}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = r.In.Host }, // the host is signed
+		ErrorLog: log.New(io.Discard, "", 0),
+		ModifyResponse: func(r *http.Response) error {
+			path := r.Request.URL.Path
+			if r.Request.Method == http.MethodGet && r.StatusCode < 300 && strings.Contains(path, "/archive/") && strings.HasSuffix(path, ".parquet") {
+				r.Body = &countedBody{r.Body, &c.bytes}
+			}
+			return nil
+		},
+	}
+	s := httptest.NewServer(proxy)
+	b.Cleanup(s.Close)
+	c.url = s.URL
+	return c
+}
+
+type countedBody struct {
+	io.ReadCloser
+	bytes *atomic.Int64
+}
+
+func (c *countedBody) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	c.bytes.Add(int64(n))
+	return n, err
 }
 
 // failing starts a backfill that cannot be, and returns why.

@@ -13,7 +13,7 @@ import (
 	"github.com/weftdata/weft/workflows"
 )
 
-// TestBackfillRates measures a backfill end to end with one worker process and with two, of one processor each, against a replay of
+// TestBackfillRates measures a backfill end to end with one worker process, with two and with three, of one processor each, against a replay of
 // the same records on one processor and against reading the archive's files alone. WEFT_RATES_ORDERS says of how many purchases;
 // without it there is nothing to do.
 func TestBackfillRates(t *testing.T) {
@@ -47,15 +47,15 @@ func TestBackfillRates(t *testing.T) {
 		rows, size, took := b.readArchive()
 		t.Logf("reading the archive alone, one goroutine: %d rows, %d bytes, %s: %.0f rows/s", rows, size, took.Round(time.Millisecond), float64(rows)/took.Seconds())
 	}
-	for n := range 6 {
+	for n := range 9 {
 		var workers []*process
-		for range 1 + n%2 {
+		for range 1 + n%3 {
 			workers = append(workers, b.launch("backfills", one, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", t.TempDir()))
 		}
 		b.worker = workers[0]
 		id := fmt.Sprint("backfill/payments/rates-", n)
 		began := time.Now()
-		r := b.result(b.start(workflows.BackfillType, id, `{"job":"payments","from":"2026-02-20T00:00:00Z","to":"2026-03-20T00:00:00Z","slice":"24h","mode":"dry_run","parallelism":2}`))
+		r := b.result(b.start(workflows.BackfillType, id, `{"job":"payments","from":"2026-02-20T00:00:00Z","to":"2026-03-20T00:00:00Z","slice":"24h","mode":"dry_run","parallelism":3}`))
 		p := b.progress(id)
 		if r.Outcome != workflows.Checked {
 			t.Fatalf("it ended as %+v", r)

@@ -239,6 +239,7 @@ func TestBackfill(t *testing.T) {
 	b.cancelWhileItRuns()
 	b.runSchedule()
 	b.runDocument()
+	b.runTemporalCLI()
 }
 
 // cancelWhileItRuns steers a backfill with slices that run, and cancels it: nothing that is served changes, and nothing is
@@ -378,6 +379,38 @@ func (b *backfillTest) runDocument() {
 			}
 		}
 		b.expectClean()
+	}
+}
+
+// runTemporalCLI gives the commands for the temporal CLI as they stand, where WEFT_TEST_TEMPORAL names one.
+func (b *backfillTest) runTemporalCLI() {
+	cli := os.Getenv("WEFT_TEST_TEMPORAL")
+	commands := documented(b.T, "../../docs/backfill.md", "temporal")
+	if len(commands) < 4 {
+		b.Fatalf("the document has %d commands", len(commands))
+	}
+	if cli == "" {
+		return
+	}
+	b.worker.kill()
+	id := ""
+	for _, args := range commands {
+		if i := slices.Index(args, "--workflow-id"); args[1] == "start" && i > 0 {
+			id = args[i+1]
+		}
+		out, err := exec.CommandContext(b.ctx, cli, append(args, "--address", b.at.Temporal)...).CombinedOutput()
+		if err != nil {
+			b.Fatalf("temporal %q: %v\n%s", args, err, out)
+		}
+	}
+	if p := b.progress(id); p.State != workflows.Paused && p.State != workflows.Pausing && p.State != workflows.Planning {
+		b.Errorf("after all of them it is %+v", p)
+	}
+	b.must(b.temporal.ScheduleClient().GetHandle(b.ctx, "reconcile/payments").Delete(b.ctx))
+	b.signal(id, workflows.SignalCancel, "{}")
+	b.startBackfills()
+	if r := b.result(b.temporal.GetWorkflow(b.ctx, id, "")); r.Outcome != workflows.Canceled {
+		b.Errorf("it ended as %+v", r)
 	}
 }
 

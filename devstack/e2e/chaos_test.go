@@ -88,8 +88,7 @@ func newChaos(t *testing.T, seed uint64, limit time.Duration) *chaos {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
-	c := &chaos{T: t, ctx: ctx, r: rand.New(rand.NewPCG(seed, 5)), dir: dir,
-		weft: filepath.Join(dir, "weft"), dev: filepath.Join(dir, "weft-dev")}
+	c := &chaos{T: t, ctx: ctx, r: rand.New(rand.NewPCG(seed, 5)), dir: dir}
 	for _, name := range []string{"--temporal-port", "--kafka-port", "--s3-port"} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		c.must(err)
@@ -109,8 +108,7 @@ func (c *chaos) must(err error) {
 // prepare builds the programs and generates the environment.
 func (c *chaos) prepare(orders int) {
 	c.Helper()
-	c.weft = buildWeft(c.T, c.dir)
-	run(c.T, "..", "go", "build", "-o", c.dev, "./cmd/weft-dev")
+	c.weft, c.dev = built(c.T, weftProgram), built(c.T, devProgram)
 	run(c.T, c.dir, c.weft, "gen", "--out", "pay", "--orders", strconv.Itoa(orders), "--seed", "3", "--span", "240h")
 	c.inputs = []string{"--spec", filepath.Join(c.dir, "pay/job.yaml")}
 	for _, s := range paygen.Sources() {

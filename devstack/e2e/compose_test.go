@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
-	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,6 +22,9 @@ import (
 	"time"
 
 	"github.com/compose-spec/compose-go/v2/types"
+	"github.com/versity/versitygw/backend/meta"
+	"github.com/versity/versitygw/backend/posix"
+	"github.com/versity/versitygw/embedgw"
 	"go.temporal.io/server/common/authorization"
 	"go.temporal.io/server/common/config"
 	"go.temporal.io/server/common/log"
@@ -79,6 +84,7 @@ type native struct {
 	bin     string            // folder of PostgreSQL's programs
 	jars    string            // folder of Kafka's
 	ports   map[string]string // ports of this machine by service:port
+	taken   map[string]bool   // ports that were given out
 	began   time.Time
 }
 
@@ -86,7 +92,7 @@ func newNative(t *testing.T) *native {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	t.Cleanup(cancel)
-	n := &native{T: t, ctx: ctx, bin: postgresBinaries(t), jars: kafkaJars(t), ports: map[string]string{}, began: time.Now()}
+	n := &native{T: t, ctx: ctx, bin: postgresBinaries(t), jars: kafkaJars(t), ports: map[string]string{}, taken: map[string]bool{}, began: time.Now()}
 	var err error
 	n.dir, err = os.MkdirTemp("", "weft-compose") // the path of PostgreSQL's socket must be short
 	n.must(err)
@@ -100,21 +106,17 @@ func newNative(t *testing.T) *native {
 	n.must(err)
 	for service, ports := range map[string][]string{"postgres": {"5432"}, "temporal": {"7233"}, "kafka": {"9092", "9093", "29092"}, "s3": {"7070"}} {
 		for _, p := range ports {
-			n.ports[service+":"+p] = freePort(t)
+			n.ports[service+":"+p] = n.freePort()
 		}
 	}
 	programs := filepath.Join(n.dir, "bin")
 	n.must(os.Mkdir(programs, 0o755))
 	self, err := os.Executable()
 	n.must(err)
-	for _, name := range []string{"temporal-server", "temporal-sql-tool"} {
+	for _, name := range []string{"temporal-server", "temporal-sql-tool", "versitygw"} {
 		n.must(os.Symlink(self, filepath.Join(programs, name)))
 	}
-	buildWeft(t, programs)
-	gateway := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(programs, "versitygw"), "github.com/versity/versitygw/cmd/versitygw")
-	if out, err := gateway.CombinedOutput(); err != nil {
-		t.Fatalf("build versitygw: %v: %s", err, out)
-	}
+	n.must(os.Symlink(built(t, weftProgram), filepath.Join(programs, "weft")))
 	n.path = programs + ":" + n.bin + ":" + os.Getenv("PATH")
 	n.phase("built")
 	return n
@@ -131,15 +133,21 @@ func (n *native) phase(what string) {
 	n.Logf("%5.1f s  %s", time.Since(n.began).Seconds(), what)
 }
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// freePort returns a port below those that systems give to outgoing connections: one of these could hold it when its server starts.
+func (n *native) freePort() string {
+	n.Helper()
+	for range 1000 {
+		port := strconv.Itoa(20_000 + rand.IntN(12_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err != nil || n.taken[port] {
+			continue
+		}
+		n.must(l.Close())
+		n.taken[port] = true
+		return port
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	n.Fatal("no port is free between 20000 and 32000")
+	return ""
 }
 
 // kafkaJars returns the folder of the broker's jars, which scripts/kafka-jars.sh fetches.
@@ -247,10 +255,22 @@ func (n *native) run(service string) string {
 	n.Helper()
 	out, err := n.command(n.ctx, n.argv(service), n.env(service)).CombinedOutput()
 	if err != nil {
+		n.logs()
 		n.Fatalf("%s: %v\n%s", service, err, out)
 	}
 	n.phase(service + " is done")
 	return string(out)
+}
+
+// logs shows the end of what every process has written.
+func (n *native) logs() {
+	n.Helper()
+	files, _ := filepath.Glob(filepath.Join(n.dir, "*.log"))
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil {
+			n.Logf("%s: %s", filepath.Base(file), text[max(0, len(text)-4000):])
+		}
+	}
 }
 
 // start runs a service that goes on.
@@ -419,11 +439,11 @@ func (n *native) startTemporal() {
 	var own []string // ports that others do not know, so that servers of other tests keep theirs
 	for _, part := range []string{"FRONTEND", "MATCHING", "HISTORY", "WORKER"} {
 		if part != "FRONTEND" {
-			own = append(own, part+"_GRPC_PORT="+freePort(n.T))
+			own = append(own, part+"_GRPC_PORT="+n.freePort())
 		}
-		own = append(own, part+"_MEMBERSHIP_PORT="+freePort(n.T))
+		own = append(own, part+"_MEMBERSHIP_PORT="+n.freePort())
 	}
-	own = append(own, "FRONTEND_HTTP_PORT="+freePort(n.T), "FRONTEND_GRPC_PORT="+n.ports["temporal:7233"])
+	own = append(own, "FRONTEND_HTTP_PORT="+n.freePort(), "FRONTEND_GRPC_PORT="+n.ports["temporal:7233"])
 	p := n.start("temporal", []string{"temporal-server", "start"}, n.env("temporal", own...))
 	test := n.health("temporal") // nc -z host port
 	if len(test) != 4 || test[0] != "nc" || n.ports["temporal:"+test[3]] == "" {
@@ -457,6 +477,29 @@ func runTemporalServer() error {
 }
 
 func runTemporalSQLTool() error { return sql.RunTool(os.Args) }
+
+// runVersityGW is what the gateway's program does with the flags of docker-compose.yml; others it does not know.
+func runVersityGW() error {
+	f := flag.NewFlagSet("versitygw", flag.ContinueOnError)
+	port := f.String("port", "", "")
+	health := f.String("health", "", "")
+	if err := f.Parse(os.Args[1:]); err != nil {
+		return err
+	}
+	if f.NArg() != 2 || f.Arg(0) != "posix" {
+		return fmt.Errorf("expected posix and a folder, got %q", f.Args())
+	}
+	folder, err := posix.New(f.Arg(1), meta.XattrMeta{}, posix.PosixOpts{})
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	return embedgw.RunVersityGW(ctx, folder, &embedgw.Config{
+		RootUserAccess: os.Getenv("ROOT_ACCESS_KEY"), RootUserSecret: os.Getenv("ROOT_SECRET_KEY"), Region: "us-east-1",
+		Ports: []string{*port}, HealthPath: *health, MaxConnections: 10_000, MaxRequests: 1_000, MultipartMaxParts: 10_000,
+	})
+}
 
 // awaitHealthy asks the health check of one of Weft's services.
 func (n *native) awaitHealthy(service string, p *process) {
@@ -547,11 +590,7 @@ func (n *native) weft(args ...string) []byte {
 	c.Stderr = &stderr
 	out, err := c.Output()
 	if err != nil {
-		for _, name := range []string{"weft", "weft-agent", "worker", "temporal"} {
-			if text, err := os.ReadFile(filepath.Join(n.dir, name+".log")); !errors.Is(err, fs.ErrNotExist) {
-				n.Logf("%s: %s", name, text[max(0, len(text)-3000):])
-			}
-		}
+		n.logs()
 		n.Fatalf("weft %s: %v\n%s%s", strings.Join(args, " "), err, out, stderr.String())
 	}
 	return out
@@ -569,6 +608,13 @@ func (n *native) runJob() []*process {
 	n.phase("the records are in Kafka")
 	n.weft("job", "run", "--spec", "pay/job.yaml", "--detach")
 	worker := n.start("worker", []string{"weft", "worker", "--job", "payments", "--version", "1", "--work", filepath.Join(n.dir, "work"), "--log-format", "json"}, n.env("weft"))
+	n.await("the job is served", worker, func() error {
+		out, err := n.command(n.ctx, []string{"weft", "sessions", "--job", "payments", "--limit", "1"}, n.env("weft")).CombinedOutput()
+		if err != nil {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		return err
+	})
 	return []*process{worker}
 }
 

@@ -21,7 +21,7 @@ import (
 func playEnvironment(t *testing.T, ctx context.Context, orders, seed int, span string, partitions int) (at stack.Addresses, spec string, want backfill.Summary) {
 	t.Helper()
 	dir := t.TempDir()
-	weft := buildWeft(t, dir)
+	weft := built(t, weftProgram)
 	run(t, dir, weft, "gen", "--out", "pay", "--orders", strconv.Itoa(orders), "--seed", strconv.Itoa(seed), "--span", span)
 	spec = filepath.Join(dir, "pay/job.yaml")
 	kafka := os.Getenv("WEFT_TEST_KAFKA")

@@ -630,7 +630,7 @@ func (k *kafkaTest) committed(group, topic string) map[int32]int64 {
 func TestProduceAgreesWithReplay(t *testing.T) {
 	k := startKafka(t)
 	dir := t.TempDir()
-	weft := buildWeft(t, dir)
+	weft := built(t, weftProgram)
 	run := func(args ...string) []byte {
 		t.Helper()
 		cmd := exec.CommandContext(k.ctx, weft, args...)
@@ -679,17 +679,6 @@ func TestProduceAgreesWithReplay(t *testing.T) {
 	if text == "" || text != stream {
 		t.Errorf("the files give %s, the stream gives %s", text, stream)
 	}
-}
-
-func buildWeft(t *testing.T, dir string) string {
-	t.Helper()
-	name := filepath.Join(dir, "weft")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", name, "./cmd/weft")
-	build.Dir, build.Stderr = "../..", os.Stderr
-	if err := build.Run(); err != nil {
-		t.Fatal(err)
-	}
-	return name
 }
 
 // ownTopics gives a spec topics that no other run has.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,13 +42,12 @@ func TestDeployments(t *testing.T) {
 	t.Cleanup(func() { _ = st.Close() }) // only read
 	l.store = st
 	l.launch("control", l.env, l.weft, "worker", "--log-format", "json")
-	l.worker("1")
+	l.agent("agent")
 	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted || r.Version != 1 {
 		t.Fatalf("the first version: %+v", r)
 	}
 	l.await("version 1 is read to its end", func() bool { return l.checkpointed("1") })
 
-	l.worker("2")
 	before := l.digest()
 	if r := l.deploy(l.v2, 1); r.Outcome != workflows.OutcomeFailed || !strings.Contains(strings.Join(r.Reasons, " "), "match_rate") || r.Rollout.Trial.Differences == "" {
 		t.Errorf("the version that misclassifies: %+v", r)
@@ -56,7 +56,6 @@ func TestDeployments(t *testing.T) {
 		t.Errorf("a candidate changed what is served: %s, it was %s", got, before)
 	}
 
-	l.worker("3")
 	watched := l.watchUsers()
 	r := l.deploy(l.v3, 0)
 	watched()
@@ -88,6 +87,7 @@ func TestDeployments(t *testing.T) {
 
 type lifecycleTest struct {
 	*chaos
+	temporal   client.Client // see client
 	store      *store.Store
 	v1, v2, v3 string // files of specs
 }
@@ -135,6 +135,20 @@ func (l *lifecycleTest) halves() (flags []string) {
 
 func (l *lifecycleTest) with(spec string, inputs []string) []string {
 	return append([]string{"--spec", spec}, inputs...)
+}
+
+// agent starts the agent of a machine, which runs the versions' processes. At the end of the test it ends them.
+func (l *lifecycleTest) agent(name string) *process {
+	p := l.launch(name, l.env, l.weft, "agent", "--name", name, "--work", filepath.Join(l.dir, name))
+	l.Cleanup(func() {
+		_ = p.signal(syscall.SIGINT) // it may have ended
+		select {
+		case <-p.done:
+		case <-time.After(time.Minute):
+			l.Errorf("the agent does not end its processes: %s", p.tail())
+		}
+	})
+	return p
 }
 
 func (l *lifecycleTest) worker(version string) {
@@ -262,12 +276,22 @@ func (l *lifecycleTest) await(what string, so func() bool) {
 	}
 }
 
+// client returns the test's connection to Temporal.
+func (l *lifecycleTest) client() client.Client {
+	l.Helper()
+	if l.temporal == nil {
+		var err error
+		l.temporal, err = workers.DialTemporal(l.ctx, l.at, "test", slog.New(slog.DiscardHandler))
+		l.must(err)
+		l.Cleanup(l.temporal.Close)
+	}
+	return l.temporal
+}
+
 // rollback signals the job and returns how long it took until the first version was served.
 func (l *lifecycleTest) rollback() time.Duration {
 	l.Helper()
-	t, err := workers.DialTemporal(l.ctx, l.at, "test", slog.New(slog.DiscardHandler))
-	l.must(err)
-	defer t.Close()
+	t := l.client()
 	m, err := l.store.ServingMap(l.ctx, "payments")
 	l.must(err)
 	before, began := m.Epoch, time.Now()

@@ -40,7 +40,7 @@ type loadResult struct {
 func TestLoadMeasuresARunningJob(t *testing.T) {
 	k := startKafka(t)
 	dir := t.TempDir()
-	weft := buildWeft(t, dir)
+	weft := built(t, weftProgram)
 	spec := filepath.Join(dir, "job.yaml")
 	k.must(os.WriteFile(spec, []byte(examples.Payments()), 0o600))
 	ownTopics(k.T, spec)

@@ -110,7 +110,7 @@ func TestStreamIntoPostgres(t *testing.T) {
 	defer cancel()
 	serving := postgresStore(t, k.ctx)
 	dir := t.TempDir()
-	weft := buildWeft(t, dir)
+	weft := built(t, weftProgram)
 	run(t, dir, weft, "gen", "--out", "pay", "--orders", "600", "--seed", "5", "--span", "12h")
 	spec := ownTopics(k.T, filepath.Join(dir, "pay/job.yaml"))
 	inputs := []string{"--spec", spec}
