@@ -59,6 +59,7 @@ func TestHistories(t *testing.T) {
 	c, err := workers.DialTemporal(l.ctx, l.at, "test", slog.New(slog.DiscardHandler))
 	l.must(err)
 	t.Cleanup(c.Close)
+	t.Cleanup(func() { saveHistories(t, context.Background(), c, out) }) // of a run that failed, too
 	phase := func(want string, version int) {
 		t.Helper()
 		l.await(want, func() bool {
@@ -103,8 +104,6 @@ func TestHistories(t *testing.T) {
 	ask("resume", "payments")
 	phase(workflows.Serving, 1)
 	ask("stop", "payments")
-	l.must(os.MkdirAll(out, 0o755))
-	saveHistories(t, l.ctx, c, out)
 }
 
 // saveHistories writes the history of each workflow of deployments.
@@ -116,6 +115,9 @@ func saveHistories(t *testing.T, ctx context.Context, c client.Client, dir strin
 	}
 	host, err := os.Hostname()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range r.GetExecutions() {
