@@ -30,6 +30,9 @@ type RegisterInput struct {
 	DryRun    bool   `json:"dry_run,omitempty"` // registers nothing
 	// Rebuild registers the version of that number again, or the served one where it is 0.
 	Rebuild bool `json:"rebuild,omitempty"`
+	// Limit refuses a version that asks for more than may be had, before it is registered; Shards is how many are asked for.
+	Limit  bool `json:"limit,omitempty"`
+	Shards int  `json:"shards,omitempty"`
 	// Served refuses a version that never served the newest sessions: a rollback asks nobody to agree, and judges by no gate.
 	Served bool `json:"served,omitempty"`
 }
@@ -55,6 +58,8 @@ type Plan struct {
 	// Shards is how many have saved a checkpoint of this version, or of the one that it rebuilds; 0: it never ran.
 	Shards    int  `json:"shards,omitempty"`
 	Divisible bool `json:"divisible,omitempty"` // it can have more than one
+	// Refused says what it asks for beyond what may be had; then nothing was registered.
+	Refused []string `json:"refused,omitempty"`
 }
 
 // Change is a difference in the meaning of two specs.

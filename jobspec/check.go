@@ -457,7 +457,7 @@ func (c *checker) scalar(v *value, n *yaml.Node) bool {
 			return fail("%v, got %s", err, quote(n.Value))
 		}
 		v.num = bytes
-		return outside(formatSize)
+		return outside(FormatSize)
 	case exprShape:
 		if v.text = strings.TrimSpace(n.Value); v.text != "" {
 			v.pos = scalarPlace(c.lines, n)

@@ -113,8 +113,8 @@ func ParseSize(text string) (int64, error) {
 	return 0, errors.New("a size is at most 1024TiB")
 }
 
-// formatSize writes a size in the form that parseSize reads.
-func formatSize(bytes int64) string {
+// FormatSize writes a size in the form that ParseSize reads.
+func FormatSize(bytes int64) string {
 	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
 	for i := len(units) - 1; i > 0; i-- {
 		if unit := int64(1) << (10 * i); bytes >= unit && bytes%unit == 0 {

@@ -49,8 +49,8 @@ func TestSize(t *testing.T) {
 		if err != nil || got != want {
 			t.Errorf("%s is %d, %v; want %d", text, got, err, want)
 		}
-		if again, err := ParseSize(formatSize(got)); err != nil || again != got {
-			t.Errorf("%s is written as %s", text, formatSize(got))
+		if again, err := ParseSize(FormatSize(got)); err != nil || again != got {
+			t.Errorf("%s is written as %s", text, FormatSize(got))
 		}
 	}
 	for _, text := range []string{"", "1", "1GB", "GiB", "-1GiB", "1 GiB", "1025TiB", "999999999TiB"} {

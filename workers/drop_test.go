@@ -6,6 +6,7 @@ import (
 
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/streaming"
 )
 
@@ -71,4 +72,44 @@ func TestDropVersion(t *testing.T) {
 	drop(3, 1, "", 0) // again
 	drop(1, 0, "", 3)
 	left("2 222 2")
+}
+
+// What asks for more than may be had is not registered; what is served already, or is brought back, is not asked.
+func TestLimitsRefuse(t *testing.T) {
+	s := newStage(t, stageSpec)
+	s.Limits = Limits{CPU: 2, MemoryBytes: 1 << 30, Shards: 4}
+	large := stageSpec + "resources: {cpu: 2.5, memory: 1.5GiB}\n"
+	for _, c := range []struct {
+		in     activities.RegisterInput
+		refuse []string
+	}{
+		{activities.RegisterInput{Spec: large, Limit: true, Shards: 5}, []string{"resources.cpu is 2.5, and the control workers allow 2 (--max-cpu)",
+			"resources.memory is 1536MiB, and the control workers allow 1GiB (--max-memory)", "5 shards are asked for, and the control workers allow 4 (--max-shards)"}},
+		{activities.RegisterInput{Spec: large, Limit: true, DryRun: true}, []string{"resources.cpu", "resources.memory"}},
+		{activities.RegisterInput{Job: "payments", Version: 1, Rebuild: true, Limit: true, Shards: 5}, []string{"5 shards"}},
+		{activities.RegisterInput{Job: "payments", Version: 1, Limit: true, Shards: 4}, nil},
+		{activities.RegisterInput{Job: "payments", Version: 1, Shards: 5}, nil},
+	} {
+		p, err := s.Register(t.Context(), c.in)
+		if err != nil || len(p.Refused) != len(c.refuse) {
+			t.Errorf("%+v: %q, %v", c.in, p.Refused, err)
+			continue
+		}
+		for i, want := range c.refuse {
+			if !strings.HasPrefix(p.Refused[i], want) {
+				t.Errorf("%q, want %q", p.Refused[i], want)
+			}
+		}
+	}
+	all, err := registry.New(s.Versions.Env.Objects).List(t.Context(), "payments")
+	if err != nil || len(all) != 1 {
+		t.Errorf("registered are %d versions, %v", len(all), err)
+	}
+	if p, err := s.Register(t.Context(), activities.RegisterInput{Spec: stageSpec + "resources: {cpu: 2, memory: 1GiB}\n", Limit: true}); err != nil || len(p.Refused) > 0 || p.Version != 2 || p.Existed {
+		t.Errorf("within the limits: %+v, %v", p, err)
+	}
+	bad := Limits{CPU: -1, MemoryBytes: -1, Shards: -1}
+	if err := bad.Validate(); err == nil || strings.Count(err.Error(), "\n") != 2 {
+		t.Errorf("%v", err)
+	}
 }

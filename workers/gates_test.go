@@ -37,12 +37,16 @@ import (
 // edit is one replacement in the text of a spec, which must be there once.
 type edit struct{ old, new string }
 
+// supportSource adds a source to a spec.
+var supportSource = edit{"sources:\n", "sources:\n  support:\n    topic: pay.support\n    format: json\n    time: {field: ts, layout: unix_ms}\n" +
+	"    step: {value: ticket}\n    keys: {order: order}\n    fields: {game: game}\n"}
+
 // paySpec is the example with the settings of this test, and some edits.
 func paySpec(t *testing.T, edits ...edit) string {
 	t.Helper()
 	text := examples.Payments()
 	for _, e := range append([]edit{
-		{"steps: [{weight: 5, hold: 10m}, {weight: 50, hold: 30m}]", "steps: [{weight: 5, hold: 15s}, {weight: 50, hold: 15s}]"},
+		{"steps: [{weight: 5, hold: 10m}, {weight: 50, hold: 30m}]", "steps: [{weight: 50, hold: 15s}]"},
 		{"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']\n", ""},
 		{`reject_rate: "<= 0.01"`, `reject_rate: "<= 0.02"`},
 	}, edits...) {
@@ -86,6 +90,14 @@ func payTopics(t *testing.T, records int) *topics {
 		text := regexp.MustCompile(`"ts":[0-9]+`).ReplaceAll(r.Value, fmt.Appendf(nil, `"ts":%d`, payTail().Unix()+5))
 		x.add(of("pay.refunds", 0), streaming.Raw{Timestamp: event.Micros(payTail().UnixMicro()), Value: text})
 	}
+	// A topic that version 1 does not read: tickets about some of the orders.
+	for i, r := range x.parts[of("pay.orders", 0)] {
+		m := regexp.MustCompile(`"ts":([0-9]+),.*"app":"(\w+)","order":\{"id":"(\d+)"`).FindSubmatch(r.Value)
+		if i%7 == 0 && m != nil {
+			x.add(of("pay.support", 0), streaming.Raw{Timestamp: r.Timestamp, Value: fmt.Appendf(nil, `{"ts":%s,"game":"%s","order":"%s"}`, m[1], m[2], m[3])})
+		}
+	}
+	x.add(of("pay.support", 0), streaming.Raw{Timestamp: event.Micros(payTail().UnixMicro()), Value: fmt.Appendf(nil, `{"ts":%d,"game":"g","order":"1"}`, payTail().UnixMilli()+5000)})
 	return x
 }
 
@@ -307,6 +319,7 @@ func badCandidates() []candidate {
 			}},
 		{name: "rejects more", edits: []edit{{"score=(?P<score>[0-9]+)", "score=(?P<score>[0-9])"}},
 			reasons: []string{"reject_rate is 0.", "wanted <= 0.02", "records are rejected, most of them of source risk (syntax)"}},
+		{name: "another source, which is not declared", edits: []edit{supportSource}, reasons: []string{"match_rate is 0.", "in their events"}},
 		{name: "falls behind", edits: []edit{{"{weight: 50, hold: 15s}", "{weight: 50, hold: 1h}"}}, streams: true,
 			reasons: []string{"falls behind: it is", "behind version 1, wanted is at most 30s, and was further behind than that for 5m0s"}},
 		{name: "leaks memory", prepare: dies("the process was killed at its memory limit of 1 GiB"),
@@ -333,6 +346,7 @@ func goodCandidates() []candidate {
 		{name: "more shards", shards: 3},
 		{name: "a watermark that follows closer", edits: []edit{{"watermark: {delay: 30s", "watermark: {delay: 5s"}}},
 		{name: "stricter gates, more steps", edits: []edit{{"{weight: 50, hold: 15s}", "{weight: 50, hold: 30s}, {weight: 100, hold: 15s}"}, {`match_rate: ">= 0.999"`, `match_rate: ">= 1", scenario_shift: "<= 0"`}}},
+		{name: "another source, which is declared", edits: []edit{supportSource, {"approval: none\n", "approval: none\nexpect: [sessions]\n"}}},
 		{name: "a fix that rejects less", edits: []edit{{"    topic: pay.orders\n    format: json\n", "    topic: pay.orders\n    format: json\n    where: {event: [ORDER_CREATED, ORDER_CANCELLED, ORDER_EXPIRED, ORDER_COMPLETED]}\n"}},
 			check: func(r activities.Trial) string {
 				if r.Rejects == 0 || r.Matched != r.Sessions {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.temporal.io/sdk/worker"
@@ -30,8 +31,43 @@ type Stage struct {
 	Versions *Versions
 	Now      func() time.Time // nil: time.Now
 	Engine   string           // file of the binary that new versions run on; empty: any
+	Limits   Limits           // of what versions may ask for
 	// Topics opens what tells how long the topics of a job are; nil: Kafka of the Env.
 	Topics func() Topics
+
+	mu       sync.Mutex
+	compiled map[versionKey]*operator.Job // versions never change; they are only read
+}
+
+// versionKey names a version of a job.
+type versionKey struct {
+	Job    string
+	Number int
+}
+
+// compiledMax bounds the versions that a stage remembers: a rollout looks at two of them every few seconds.
+const compiledMax = 32
+
+// compile returns a version as it is compiled, which is to be read only.
+func (s *Stage) compile(ctx context.Context, job string, number int) (*operator.Job, error) {
+	key := versionKey{job, number}
+	s.mu.Lock()
+	known := s.compiled[key]
+	s.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	compiled, err := s.Versions.compile(ctx, job, number)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.compiled == nil || len(s.compiled) >= compiledMax {
+		s.compiled = map[versionKey]*operator.Job{}
+	}
+	s.compiled[key] = compiled
+	return compiled, nil
 }
 
 // Topics tells what is in topics. It is closed after use.
@@ -62,7 +98,7 @@ func (s *Stage) now() time.Time {
 
 // registerLifecycle adds the workflows and activities of deployments to a control worker.
 func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
-	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions, Engine: c.Engine}, Starter: c.Temporal}
+	l := &activities.Lifecycle{Host: host, Stage: &Stage{Versions: c.Versions, Engine: c.Engine, Limits: c.Limits}, Starter: c.Temporal}
 	for name, f := range map[string]any{
 		"RegisterVersion": l.RegisterVersion, "Survey": l.Survey, "SwitchVersion": l.SwitchVersion, "SetCanary": l.SetCanary, "CompareStanding": l.CompareStanding,
 		"CompareVersions": l.CompareVersions, "RecordDecisions": l.RecordDecisions, "Launch": l.Launch, "DropVersion": l.DropVersion,
@@ -74,8 +110,19 @@ func (c *Config) registerLifecycle(w worker.Worker, host *activities.Host) {
 	}
 }
 
-// Register registers a version, or finds it, and plans its deployment.
+// Register registers a version, or finds it, and plans its deployment. One that asks for more than may be had is only planned.
 func (s *Stage) Register(ctx context.Context, in activities.RegisterInput) (p activities.Plan, err error) {
+	if in.Limit && in.Version == 0 || in.Limit && in.Rebuild {
+		try := in
+		try.DryRun = true
+		if p, err = s.plan(ctx, try); err != nil || in.DryRun || len(p.Refused) > 0 {
+			return p, err
+		}
+	}
+	return s.plan(ctx, in)
+}
+
+func (s *Stage) plan(ctx context.Context, in activities.RegisterInput) (p activities.Plan, err error) {
 	v, err := s.version(ctx, in)
 	if err != nil {
 		return p, err
@@ -111,8 +158,17 @@ func (s *Stage) Register(ctx context.Context, in activities.RegisterInput) (p ac
 	if in.Rebuild {
 		of = v.Repeats
 	}
-	_, p.Shards, err = s.heads(ctx, v.Job, of)
-	return p, err
+	if _, p.Shards, err = s.heads(ctx, v.Job, of); err != nil || !in.Limit {
+		return p, err
+	}
+	shards := in.Shards
+	if shards == 0 {
+		shards = max(p.Shards, 1)
+	}
+	if p.Refused = s.Limits.Refuse(spec, shards); len(p.Refused) > 0 {
+		p.Phases = []string{"nothing: it is refused"}
+	}
+	return p, nil
 }
 
 // version returns the version that is meant, registered unless it is a dry run.
@@ -462,7 +518,7 @@ func (s *Stage) WayBack(ctx context.Context, job string, version, current int) (
 	if err != nil {
 		return w, err
 	}
-	compiled, err := s.Versions.compile(ctx, job, version)
+	compiled, err := s.compile(ctx, job, version)
 	if err != nil {
 		return w, err
 	}

@@ -83,7 +83,7 @@ func (s *Stage) heads(ctx context.Context, job string, version int) (list offset
 // Standing tells how a version stands to the one that is served.
 func (s *Stage) Standing(ctx context.Context, in activities.StandingInput) (r activities.Standing, err error) {
 	r = activities.Standing{Behind: -1, LagMS: -1}
-	job, err := s.Versions.compile(ctx, in.Job, in.Version)
+	job, err := s.compile(ctx, in.Job, in.Version)
 	if err != nil {
 		return r, err
 	}
@@ -211,7 +211,7 @@ func (s *Stage) lag(ctx context.Context, job string, version, current int, spec 
 	case mine == event.MinTime:
 		return -1, nil
 	}
-	served, err := s.Versions.compile(ctx, job, current)
+	served, err := s.compile(ctx, job, current)
 	if err != nil {
 		return -1, err
 	}
@@ -274,7 +274,7 @@ func (s *Stage) settled(ctx context.Context, job string, version int) (bool, err
 	if last == event.MinTime || last == event.MaxTime {
 		return last == event.MinTime, nil
 	}
-	compiled, err := s.Versions.compile(ctx, job, version)
+	compiled, err := s.compile(ctx, job, version)
 	if err != nil {
 		return false, err
 	}
@@ -330,7 +330,7 @@ func (s *Stage) coveredFrom(ctx context.Context, in activities.StandingInput, jo
 	if lost == event.MinTime {
 		return lost, nil
 	}
-	served, err := s.Versions.compile(ctx, in.Job, in.Current)
+	served, err := s.compile(ctx, in.Job, in.Current)
 	if err != nil {
 		return 0, err
 	}
@@ -373,7 +373,7 @@ func windowAfter(at event.Micros, specs ...*jobspec.Spec) event.Micros {
 
 // Compare compares two versions and judges the candidate by the gates of its spec.
 func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress func()) (r activities.Trial, err error) {
-	job, err := s.Versions.compile(ctx, in.Job, in.Version)
+	job, err := s.compile(ctx, in.Job, in.Version)
 	if err != nil {
 		return r, err
 	}
@@ -381,7 +381,7 @@ func (s *Stage) Compare(ctx context.Context, in activities.TrialInput, progress 
 	if err != nil {
 		return r, err
 	}
-	served, err := s.Versions.compile(ctx, in.Job, in.Current)
+	served, err := s.compile(ctx, in.Job, in.Current)
 	if err != nil {
 		return r, err
 	}

@@ -56,6 +56,7 @@ type Config struct {
 	// Engine is the file of the binary that versions run on which this worker registers; empty: any.
 	Engine string
 
+	Limits     Limits // of what versions may ask for, for ControlRole
 	Versions   *Versions
 	Archiver   activities.Archiver  // for ArchiveRole
 	Publisher  activities.Publisher // for PublishRole
@@ -81,6 +82,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Job != "" && c.Version < 1 {
 		errs = append(errs, fmt.Errorf("version %d of %s: expected 1 or more", c.Version, c.Job))
+	}
+	if err := c.Limits.Validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.Job == "" && len(c.Roles) == 0 {
 		errs = append(errs, errors.New("neither a role nor a job version to work for"))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/converter"
@@ -143,6 +144,9 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 			return result, err
 		}
 		result = DeployResult{Job: plan.Job, Version: plan.Version, Plan: plan, Outcome: OutcomePlanned}
+		if len(plan.Refused) > 0 {
+			return in.refused(ctx, result)
+		}
 		if in.DryRun {
 			return result, nil
 		}
@@ -160,6 +164,21 @@ func Deploy(ctx workflow.Context, raw converter.RawValue) (result DeployResult, 
 	return result, mark(ctx, plan.Job, fmt.Sprint(plan.Version), news.Outcome)
 }
 
+// refused ends a deployment that asks for more than may be had; Job is not asked. It is in the audit log unless it is a dry run.
+func (in *DeployInput) refused(ctx workflow.Context, result DeployResult) (DeployResult, error) {
+	result.Outcome, result.Reasons = Refused, result.Plan.Refused
+	if in.DryRun {
+		return result, nil
+	}
+	d := Decision{At: workflow.Now(ctx), Kind: SignalDeploy, Version: result.Version, Result: RejectedWhat, Text: strings.Join(result.Reasons, "; "),
+		Reason: in.Message, Actor: in.Author, RequestID: in.RequestID}
+	entry := activities.Entry{ID: in.RequestID + "/refused", Actor: d.Actor, Action: "job." + d.Kind + "." + d.Result, Reason: d.Reason, Detail: string(inputOf(d))}
+	var l *activities.Lifecycle
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), l.RecordDecisions,
+		activities.RecordInput{Job: result.Job, Entries: []activities.Entry{entry}}).Get(ctx, nil)
+	return result, errors.Join(err, mark(ctx, result.Job, "", Refused))
+}
+
 // ask registers the version, and asks Job to roll it out unless it is a dry run.
 func (in *DeployInput) ask(ctx workflow.Context, status *DeployStatus) (*activities.Plan, error) {
 	info := workflow.GetInfo(ctx)
@@ -167,7 +186,7 @@ func (in *DeployInput) ask(ctx workflow.Context, status *DeployStatus) (*activit
 		in.RequestID = "deploy/" + info.WorkflowExecution.RunID
 	}
 	register := activities.RegisterInput{Job: in.Job, Version: in.Version, Spec: in.SpecText, Object: in.SpecObject, Message: in.Message,
-		Author: in.Author, RequestID: in.RequestID, DryRun: in.DryRun, Rebuild: in.Rebuild}
+		Author: in.Author, RequestID: in.RequestID, DryRun: in.DryRun, Rebuild: in.Rebuild, Limit: true, Shards: in.Shards}
 	if len(in.Spec) > 0 {
 		register.Spec = string(in.Spec)
 	}
@@ -178,7 +197,7 @@ func (in *DeployInput) ask(ctx workflow.Context, status *DeployStatus) (*activit
 		return nil, err
 	}
 	status.Plan = &plan
-	if in.DryRun {
+	if in.DryRun || len(plan.Refused) > 0 {
 		return &plan, nil
 	}
 	if err := mark(ctx, plan.Job, fmt.Sprint(plan.Version), RollingOut); err != nil {

@@ -728,6 +728,7 @@ func (j *job) renew(ctx workflow.Context, a ask) (version int, result, text stri
 			a.Shards = shards
 		}
 		in.Rebuild, in.Message, in.Author, in.RequestID = true, a.Reason, a.Actor, a.RequestID
+		in.Limit, in.Shards = true, a.Shards
 		_, err = j.perform(ctx, workflow.ExecuteActivity(short, l.RegisterVersion, in), &plan, true)
 	}
 	if temporal.IsCanceledError(err) {
@@ -735,6 +736,9 @@ func (j *job) renew(ctx workflow.Context, a ask) (version int, result, text stri
 	}
 	if err != nil {
 		return refuse("%s", problemOf(ctx, err).Message)
+	}
+	if len(plan.Refused) > 0 {
+		return refuse("%s", strings.Join(plan.Refused, "; "))
 	}
 	a.Version, a.SkipCanary = plan.Version, true
 	result, text = j.deploy(ctx, a)

@@ -784,7 +784,13 @@ func TestScaleAndRebuild(t *testing.T) {
 	refused(SignalScale, Request{Shards: 4}, "shard_by")
 	j.then(func() {
 		j.mu.Lock()
-		j.plan.Divisible = true
+		j.plan.Divisible, j.plan.Refused = true, []string{"200 shards are asked for"}
+		j.mu.Unlock()
+	})
+	refused(SignalScale, Request{Shards: 200}, "200 shards are asked for")
+	j.then(func() {
+		j.mu.Lock()
+		j.plan.Refused, j.rebuilt = nil, nil
 		j.mu.Unlock()
 		j.SignalWorkflow(SignalScale, Request{Shards: 4, RequestID: "s", Actor: "ann", Reason: "slow"})
 	})
@@ -792,7 +798,7 @@ func TestScaleAndRebuild(t *testing.T) {
 		if s := j.expect(RollingOut, 2); s.Candidate.Version != 9 || s.Candidate.Shards != 4 {
 			t.Errorf("%+v", s.Candidate)
 		}
-		want := activities.RegisterInput{Job: "payments", Version: 2, Rebuild: true, Message: "slow", Author: "ann", RequestID: "s"}
+		want := activities.RegisterInput{Job: "payments", Version: 2, Rebuild: true, Message: "slow", Author: "ann", RequestID: "s", Limit: true, Shards: 4}
 		if !slices.Equal(j.rebuilt, []activities.RegisterInput{want}) {
 			t.Errorf("%+v", j.rebuilt)
 		}

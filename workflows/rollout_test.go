@@ -306,6 +306,20 @@ func TestDeployTellsTheOutcome(t *testing.T) {
 			t.Errorf("%+v, launched %+v", r, *launched)
 		}
 	})
+	t.Run("refused", func(t *testing.T) {
+		for _, dry := range []bool{false, true} {
+			env, s, launched := start(t)
+			s.plan.Refused = []string{"resources.cpu is 4, and the control workers allow 2"}
+			env.ExecuteWorkflow(DeployType, DeployInput{SpecText: "x", Author: "ann", Message: "m", RequestID: "r", DryRun: dry})
+			if r := result(t, env); r.Outcome != Refused || len(r.Reasons) != 1 || len(*launched) != 0 {
+				t.Errorf("%+v, launched %+v", r, *launched)
+			}
+			e, audited := s.entries["r/refused"]
+			if audited == dry || !dry && (e.Action != "job.deploy.rejected" || e.Actor != "ann" || !strings.Contains(e.Detail, "resources.cpu is 4")) {
+				t.Errorf("dry %t: %+v", dry, s.entries)
+			}
+		}
+	})
 	t.Run("its job is ended", func(t *testing.T) {
 		env, s, _ := start(t)
 		s.running = false

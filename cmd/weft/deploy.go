@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/temporal"
 
 	"github.com/weftdata/weft/activities"
@@ -234,15 +236,29 @@ func rolloutLine(j *workflows.JobStatus) string {
 	return text
 }
 
-// query asks a workflow and decodes its answer.
-func query(ctx context.Context, t client.Client, id, name string, into any) error {
+// queryTries is how often a question is asked that the worker could not answer for the moment.
+const queryTries = 5
+
+// querier asks workflows; a client of Temporal does.
+type querier interface {
+	QueryWorkflow(ctx context.Context, id, run, query string, args ...any) (converter.EncodedValue, error)
+}
+
+// query asks a workflow and decodes its answer. A worker that has to rebuild the workflow for a query may meet a history that has
+// got further meanwhile, which it takes for a damaged one (the SDK's issue 755); asked again it answers.
+func query(ctx context.Context, t querier, id, name string, into any, args ...any) error {
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	v, err := t.QueryWorkflow(ctx, id, "", name)
-	if err != nil {
-		return err
+	for try := 1; ; try++ {
+		v, err := t.QueryWorkflow(ctx, id, "", name, args...)
+		if err == nil {
+			return v.Get(into)
+		}
+		var failed *serviceerror.QueryFailed
+		if !errors.As(err, &failed) || !strings.Contains(err.Error(), "[TMPRL1100]") || try == queryTries {
+			return err
+		}
 	}
-	return v.Get(into)
 }
 
 func printDeployed(w io.Writer, r *workflows.DeployResult) error {

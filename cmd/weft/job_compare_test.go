@@ -1,11 +1,16 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 
 	"github.com/weftdata/weft/activities"
 	"github.com/weftdata/weft/workers"
@@ -63,5 +68,32 @@ func TestRollbackPlanInWords(t *testing.T) {
 	p = workflows.RollbackPlan{To: 9, Refused: "version 9 is served already", LagMS: -1}
 	if got, want := rollbackPlanText("payments", &p), "payments: a rollback to version 9 would be rejected: version 9 is served already\n"; got != want {
 		t.Errorf("%q", got)
+	}
+}
+
+// busy is a worker that cannot rebuild a workflow some times.
+type busy struct {
+	times int
+	text  string
+}
+
+func (b *busy) QueryWorkflow(context.Context, string, string, string, ...any) (converter.EncodedValue, error) {
+	if b.times--; b.times >= 0 {
+		return nil, serviceerror.NewQueryFailed(b.text)
+	}
+	p, err := converter.GetDefaultDataConverter().ToPayloads("answer")
+	return client.NewValue(p), err
+}
+
+func TestQueriesAreAskedAgain(t *testing.T) {
+	const passing = "[TMPRL1100] invalid state transition: attempt to handleInitiatedEvent"
+	for _, c := range []struct {
+		b    busy
+		want bool
+	}{{busy{0, ""}, true}, {busy{queryTries - 1, passing}, true}, {busy{queryTries, passing}, false}, {busy{1, "unknown query"}, false}} {
+		var got string
+		if err := query(t.Context(), &c.b, "job/payments", "status", &got); (err == nil) != c.want || c.want && got != "answer" {
+			t.Errorf("%+v: %q, %v", c.b, got, err)
+		}
 	}
 }

@@ -34,6 +34,13 @@ func TestJobAndWorkerUsage(t *testing.T) {
 	}{
 		{"worker --only archiver", exitUsage, `"archiver": expected one of control, archive, publish`},
 		{"worker --version 3", exitUsage, "name it with --job"},
+		{"worker --max-memory 4GB", exitUsage, "--max-memory \"4GB\": expected a size such as 512MiB"},
+		{"worker --max-shards -1", exitUsage, "at most -1 shards"},
+		{"worker --job small --version 1 --max-cpu 2", exitUsage, "are for control workers"},
+		{"worker --only archive --max-cpu 2", exitUsage, "are for control workers"},
+		{"job rollback small --to 0 --dry-run", exitUsage, "--to names the version"},
+		{"job compare small nonsense", exitUsage, "session id"},
+		{"job compare small --version -1", exitUsage, "--version is the number"},
 		{"worker --job small", exitUsage, "version 0 of small"},
 		{"worker --job small --version 1 --only control", exitUsage, "exclude each other"},
 		{"worker --job small --version 1 --slots 0", exitUsage, "--slots 0"},

@@ -365,13 +365,8 @@ func newJobRequestCommand(signal, short, long string) *cobra.Command {
 
 // planRollback says what a rollback would do. Where the version does not run, the stores say how far it is.
 func planRollback(ctx context.Context, w io.Writer, t client.Client, job string, to int, asJSON bool) error {
-	limited, cancel := context.WithTimeout(ctx, queryTimeout)
-	defer cancel()
-	v, err := t.QueryWorkflow(limited, workflows.JobID(job), "", workflows.QueryRollbackPlan, workflows.Request{To: to})
 	var p workflows.RollbackPlan
-	if err == nil {
-		err = v.Get(&p)
-	}
+	err := query(ctx, t, workflows.JobID(job), workflows.QueryRollbackPlan, &p, workflows.Request{To: to})
 	if err != nil {
 		return fmt.Errorf("ask %s: %w; is a control worker running? (weft worker)", workflows.JobID(job), err)
 	}

@@ -7,12 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.temporal.io/sdk/client"
 
+	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/metrics"
 	"github.com/weftdata/weft/stack"
 	"github.com/weftdata/weft/workers"
@@ -69,6 +71,9 @@ func newWorkerCommand() *cobra.Command {
 	c.Flags().StringVar(&f.job, "job", "", "run shards of this job")
 	c.Flags().IntVar(&f.version, "version", 0, "and this version")
 	c.Flags().IntVar(&f.slots, "slots", 4, "shards that run at once")
+	c.Flags().Float64Var(&f.limits.CPU, "max-cpu", 0, "refuse deployments whose spec asks for more processors in resources.cpu (default any number; control)")
+	c.Flags().StringVar(&f.maxMemory, "max-memory", "", "refuse deployments whose spec asks for more in resources.memory, as 4GiB (control)")
+	c.Flags().IntVar(&f.limits.Shards, "max-shards", 0, "refuse deployments, and scale, with more shards (default any number; control)")
 	c.Flags().StringVar(&f.process, "process", "", "folder in which an agent started this process")
 	_ = c.Flags().MarkHidden("process") // it exists; only agents use it
 	workFlag(c, &f.work)
@@ -80,6 +85,8 @@ func newWorkerCommand() *cobra.Command {
 }
 
 type workerFlags struct {
+	limits         workers.Limits
+	maxMemory      string
 	only           []string
 	job            string
 	version, slots int
@@ -104,6 +111,16 @@ func (f *workerFlags) run(c *cobra.Command) error {
 		cfg.Roles = workers.Roles()
 	}
 	level, err := f.log.parse()
+	if f.maxMemory != "" {
+		bytes, wrong := jobspec.ParseSize(f.maxMemory)
+		if wrong != nil {
+			err = errors.Join(err, fmt.Errorf("--max-memory %q: %w", f.maxMemory, wrong))
+		}
+		f.limits.MemoryBytes = bytes
+	}
+	if cfg.Limits = f.limits; f.limits != (workers.Limits{}) && (f.job != "" || len(f.only) > 0 && !slices.Contains(f.only, workers.ControlRole)) {
+		err = errors.Join(err, errors.New("--max-cpu, --max-memory and --max-shards are for control workers, which decide about deployments"))
+	}
 	if f.job == "" && f.version != 0 {
 		err = errors.Join(err, errors.New("--version is one of a job: name it with --job"))
 	}

@@ -64,14 +64,17 @@ func TestComposeSettings(t *testing.T) {
 	n.passwordsCount()
 	n.pings()
 
-	stops := append([]*process{weft}, n.runJob()...)
+	agent := n.start("weft-agent", n.argv("weft-agent"), n.env("weft-agent"))
+	n.awaitHealthy("weft-agent", agent)
+	n.runJob(agent)
 	verified := n.weft("verify", "--job", "payments", "--wait", "3m", "--json")
 	var v struct{ Equal bool }
 	if err := json.Unmarshal(verified, &v); err != nil || !v.Equal {
 		t.Errorf("weft verify: %v, %s", err, verified)
 	}
 	n.phase("the stream gave what a replay of its archive gives")
-	n.stopInTime("weft", stops...)
+	n.stopInTime("weft-agent", agent)
+	n.stopInTime("weft", weft)
 }
 
 // native runs services of docker-compose.yml as processes of this machine.
@@ -596,8 +599,8 @@ func (n *native) weft(args ...string) []byte {
 	return out
 }
 
-// runJob plays a small environment into Kafka and runs its job. It returns the processes that do it.
-func (n *native) runJob() []*process {
+// runJob plays a small environment into Kafka and deploys its job, which the agent runs.
+func (n *native) runJob(agent *process) {
 	n.Helper()
 	n.weft("gen", "--out", "pay", "--orders", "500", "--seed", "3", "--span", "12h")
 	play := []string{"produce", "-q", "--spec", "pay/job.yaml", "--partitions", "2"}
@@ -606,36 +609,32 @@ func (n *native) runJob() []*process {
 	}
 	n.weft(play...)
 	n.phase("the records are in Kafka")
-	n.weft("job", "run", "--spec", "pay/job.yaml", "--detach")
-	worker := n.start("worker", []string{"weft", "worker", "--job", "payments", "--version", "1", "--work", filepath.Join(n.dir, "work"), "--log-format", "json"}, n.env("weft"))
-	n.await("the job is served", worker, func() error {
-		out, err := n.command(n.ctx, []string{"weft", "sessions", "--job", "payments", "--limit", "1"}, n.env("weft")).CombinedOutput()
+	n.weft("deploy", "--spec", "pay/job.yaml", "--watch")
+	n.await("the job has sessions", agent, func() error {
+		out, err := n.command(n.ctx, []string{"weft", "sessions", "--job", "payments", "--limit", "1", "--json"}, n.env("weft")).CombinedOutput()
+		if err == nil && !strings.Contains(string(out), `"id"`) {
+			err = errors.New("it has none")
+		}
 		if err != nil {
 			err = fmt.Errorf("%w: %s", err, out)
 		}
 		return err
 	})
-	return []*process{worker}
 }
 
-// stopInTime stops processes as `docker compose stop` does: they must end by themselves before they would be killed.
-func (n *native) stopInTime(service string, stop ...*process) {
+// stopInTime stops a process as `docker compose stop` does: it must end by itself before it would be killed.
+func (n *native) stopInTime(service string, p *process) {
 	n.Helper()
+	how := map[string]syscall.Signal{"": syscall.SIGTERM, "SIGINT": syscall.SIGINT}[n.project.Services[service].StopSignal]
+	n.must(p.cmd.Process.Signal(how))
 	grace := time.Duration(*n.project.Services[service].StopGracePeriod)
-	for _, p := range stop {
-		n.must(p.cmd.Process.Signal(syscall.SIGTERM))
-	}
-	limit := time.After(grace)
-	for _, p := range stop {
-		select {
-		case <-p.done:
-			if p.err != nil {
-				n.Errorf("%s ended with %v: %s", p.name, p.err, p.tail())
-			}
-		case <-limit:
-			n.Errorf("%s did not end within %s: %s", p.name, grace, p.tail())
-			return
+	select {
+	case <-p.done:
+		if p.err != nil {
+			n.Errorf("%s ended with %v: %s", p.name, p.err, p.tail())
 		}
+	case <-time.After(grace):
+		n.Errorf("%s did not end within %s: %s", p.name, grace, p.tail())
 	}
-	n.phase(strconv.Itoa(len(stop)) + " processes of Weft stopped")
+	n.phase(service + " stopped")
 }

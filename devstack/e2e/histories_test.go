@@ -59,6 +59,7 @@ func TestHistories(t *testing.T) {
 	c, err := workers.DialTemporal(l.ctx, l.at, "test", slog.New(slog.DiscardHandler))
 	l.must(err)
 	t.Cleanup(c.Close)
+	t.Cleanup(func() { saveHistories(t, context.Background(), c, out) }) // of a run that failed, too
 	phase := func(want string, version int) {
 		t.Helper()
 		l.await(want, func() bool {
@@ -71,7 +72,7 @@ func TestHistories(t *testing.T) {
 	l.deploy(filepath.Join(l.dir, "pay", "v1.yaml"), 0)
 	l.worker("2")
 	l.command("deploy", "--spec", spec("v2.yaml", two...), "--dry-run")
-	l.command("deploy", "--spec", filepath.Join(l.dir, "pay", "v2.yaml"), "--author", "ann")
+	l.command("deploy", "--spec", filepath.Join(l.dir, "pay", "v2.yaml"))
 	phase(workflows.Awaiting, 1)
 	ask("promote", "payments", "--actor", "bob", "--reason", "looked at it")
 	phase(workflows.Serving, 2)
@@ -86,7 +87,7 @@ func TestHistories(t *testing.T) {
 	ask("rollback", "payments", "--to", "1", "--reason", "it is old")
 	phase(workflows.Serving, 1)
 	l.worker("4")
-	l.command("deploy", "--spec", spec("v4.yaml", frozen...), "--author", "ann")
+	l.command("deploy", "--spec", spec("v4.yaml", frozen...))
 	phase(workflows.Frozen, 1)
 	ask("abort", "payments", "--reason", "not this week")
 	phase(workflows.Serving, 1)
@@ -96,15 +97,13 @@ func TestHistories(t *testing.T) {
 	ask("resume", "payments")
 	l.await("a rollout says that nobody runs its version", func() bool {
 		s := l.show()
-		return s.Candidate != nil && s.Candidate.Rollout != nil && strings.Contains(s.Candidate.Rollout.Waits, "nobody polls")
+		return s.Candidate != nil && s.Candidate.Rollout != nil && (strings.Contains(s.Candidate.Rollout.Waits, "nobody polls") || strings.Contains(s.Candidate.Rollout.Waits, "waits for an agent"))
 	})
 	ask("stop", "payments", "--reason", "the end")
 	phase(workflows.Stopped, 1)
 	ask("resume", "payments")
 	phase(workflows.Serving, 1)
 	ask("stop", "payments")
-	l.must(os.MkdirAll(out, 0o755))
-	saveHistories(t, l.ctx, c, out)
 }
 
 // saveHistories writes the history of each workflow of deployments.
@@ -116,6 +115,9 @@ func saveHistories(t *testing.T, ctx context.Context, c client.Client, dir strin
 	}
 	host, err := os.Hostname()
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range r.GetExecutions() {
