@@ -34,7 +34,7 @@ import (
 func newJobCommand() *cobra.Command {
 	return newGroup("job", "Run jobs live and look after them",
 		"  weft job run --spec payments.yaml\n  weft job status payments",
-		newJobRunCommand(), newJobListCommand(), newJobStatusCommand(), newJobShowCommand(), newJobHistoryCommand(), newJobDiffCommand(), newJobCompareCommand(), newJobLogsCommand(),
+		newJobRunCommand(), newJobListCommand(), newJobStatusCommand(), newJobShowCommand(), newJobHistoryCommand(), newJobDiffCommand(), newJobCompareCommand(), newJobLogsCommand(), newJobVersionsCommand(),
 		newJobRequestCommand(workflows.SignalPromote, "Serve the candidate of a job without the rest of its canary",
 			"Where the spec wants two persons to agree, this is how the second one does."),
 		newJobRequestCommand(workflows.SignalAbort, "Give the candidate of a job up",
