@@ -63,7 +63,8 @@ func (r *releaseTest) killAt(phase, victim string) (outcome string) {
 	began := time.Now()
 	s := r.until("the job is at rest", func(s workflows.JobStatus) bool { return s.Phase == workflows.Serving && s.Candidate == nil })
 	served, candidate := s.Current.Version, r.last+1
-	changes := append(another("phase"+itoa(candidate)), steps("1s", "1s")...)
+	// One scenario, which all of them intend to change.
+	changes := append(append(another("phase"), `duration("1m")`, `duration("`+itoa(60+candidate)+`s")`), steps("1s", "1s")...)
 	if phase == "promoting" {
 		changes = append(changes, "approval: none", "approval: two_person")
 	}
