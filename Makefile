@@ -16,7 +16,7 @@ FUZZTIME  ?= 5s
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/weft
@@ -57,6 +57,15 @@ test-stack: ## test the embedded servers and the whole way through them (the fir
 .PHONY: chaos
 chaos: ## the chaos test at full size: 200,000 purchases, 20 kills (10 minutes; CHAOS_SEED repeats a run)
 	cd devstack && WEFT_CHAOS_ORDERS=200000 WEFT_CHAOS_KILLS=20 WEFT_CHAOS_SEED=$(CHAOS_SEED) $(GO) test -timeout 25m -count=1 -v -run 'TestChaos$$' ./e2e
+
+.PHONY: chaos-rollout
+chaos-rollout: ## kill each kind of process in each phase of a rollout (15 minutes; CHAOS_SEED repeats a run)
+	cd devstack && WEFT_PHASES=all WEFT_PHASES_SEED=$(CHAOS_SEED) $(GO) test -timeout 45m -count=1 -v -run 'TestKillAtEveryPhase$$' ./e2e
+
+.PHONY: rollbacks
+rollbacks: ## measure rollbacks: 200 during a stream, 200 at rest, 20 with a control worker killed right before (8 minutes)
+	cd devstack && WEFT_STREAM_ORDERS=30000 WEFT_STREAM_RATE=1500 WEFT_STREAM_ROLLBACKS=200 WEFT_ROLLBACKS=200 WEFT_ROLLBACK_KILLS=20 \
+	  $(GO) test -timeout 30m -count=1 -v -run 'TestRolloutsDuringAStream$$|TestRollbackThroughFaults$$' ./e2e
 
 .PHONY: bench
 bench: build ## benchmarks of the packages, then the whole engine on 100,000 purchases

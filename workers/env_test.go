@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.temporal.io/api/command/v1"
+	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/taskqueue/v1"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
@@ -54,17 +56,27 @@ func TestTemporalIsSecured(t *testing.T) {
 	}
 }
 
-// The next step of a Job is for any worker, that of other workflows for the one that has them in memory.
+// The next step of a Job that rests is for any worker, that of other workflows, or while an activity is on its way, for the one that
+// has them in memory.
 func TestStepsOfJobsAreForAnyWorker(t *testing.T) {
-	for id, sticky := range map[string]bool{workflows.JobID("payments"): false, workflows.RolloutID("payments", 2): true, workflows.ShardID("job", 1, 0): true} {
-		r := &workflowservice.RespondWorkflowTaskCompletedRequest{ResourceId: "workflow:" + id, StickyAttributes: &taskqueue.StickyExecutionAttributes{}}
+	began := []*command.Command{{CommandType: enums.COMMAND_TYPE_START_TIMER}, {CommandType: enums.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK}}
+	for _, c := range []struct {
+		id       string
+		commands []*command.Command
+		sticky   bool
+	}{
+		{workflows.JobID("payments"), nil, false}, {workflows.JobID("payments"), began[:1], false}, {workflows.JobID("payments"), began, true},
+		{workflows.RolloutID("payments", 2), nil, true}, {workflows.ShardID("job", 1, 0), nil, true},
+	} {
+		r := &workflowservice.RespondWorkflowTaskCompletedRequest{ResourceId: "workflow:" + c.id, Commands: c.commands,
+			StickyAttributes: &taskqueue.StickyExecutionAttributes{}, ReturnNewWorkflowTask: true}
 		called := false
 		err := toAnyWorker(t.Context(), "", r, nil, nil, func(_ context.Context, _ string, req, _ any, _ *grpc.ClientConn, _ ...grpc.CallOption) error {
 			called = req == any(r)
 			return nil
 		})
-		if err != nil || !called || (r.StickyAttributes != nil) != sticky {
-			t.Errorf("%s: %v, called %t, %+v", id, err, called, r)
+		if err != nil || !called || (r.StickyAttributes != nil) != c.sticky || r.ReturnNewWorkflowTask != c.sticky {
+			t.Errorf("%s with %d commands: %v, called %t, %+v", c.id, len(c.commands), err, called, r)
 		}
 	}
 }

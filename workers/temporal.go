@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"go.temporal.io/api/command/v1"
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/operatorservice/v1"
 	"go.temporal.io/api/serviceerror"
@@ -75,13 +76,18 @@ func reconnectSoon() []grpc.DialOption {
 	}
 }
 
-// toAnyWorker lets any control worker do the next step of a Job. Otherwise Temporal waits for the worker that has the workflow in
-// its memory, and where that one was killed, for stickyTimeout and up to a second more, since its timers are that coarse
-// (history.timerProcessorMaxTimeShift). A rollback must not wait for that. A step costs the replay of the history instead, which
-// Job keeps short.
+// toAnyWorker lets any control worker do the next step of a Job that rests. Otherwise Temporal waits for the worker that has the
+// workflow in its memory, and where that one was killed, for stickyTimeout and up to a second more, since its timers are that
+// coarse (history.timerProcessorMaxTimeShift). A rollback must not wait for that: its first step costs a replay of the history
+// instead, which Job keeps short. While an activity is on its way the next step is near, and stays where it is.
+//
+// The next step must not come with the answer: it would have the whole history, and the SDK goes on where the workflow is.
 func toAnyWorker(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, call grpc.UnaryInvoker, o ...grpc.CallOption) error {
 	if r, ok := req.(*workflowservice.RespondWorkflowTaskCompletedRequest); ok && strings.HasPrefix(r.GetResourceId(), "workflow:"+workflows.JobID("")) {
-		r.StickyAttributes = nil
+		begins := func(c *command.Command) bool { return c.GetCommandType() == enums.COMMAND_TYPE_SCHEDULE_ACTIVITY_TASK }
+		if !slices.ContainsFunc(r.GetCommands(), begins) {
+			r.StickyAttributes, r.ReturnNewWorkflowTask = nil, false
+		}
 	}
 	return call(ctx, method, req, reply, cc, o...)
 }

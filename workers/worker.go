@@ -11,6 +11,7 @@ import (
 
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/interceptor"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -162,6 +163,7 @@ func (c *Config) control(role string, host *activities.Host, fatal chan error) w
 	case BackfillRole:
 		return c.backfills(o)
 	}
+	o.Interceptors, o.MaxHeartbeatThrottleInterval = []interceptor.WorkerInterceptor{&alive{}}, aliveEvery
 	w := worker.New(c.Temporal, activities.Queue, o)
 	c.registerBackfill(w, host)
 	control := &activities.Control{Host: host, Preparer: c.Versions, Describer: c.Temporal}

@@ -61,7 +61,7 @@ const (
 	switchMax  = 20   // how often a switch is tried while others change the serving map
 	// eventsMax is how many events of its history a job takes before it continues as new: any worker does its next step, and has
 	// to replay them first.
-	eventsMax = 1000
+	eventsMax = 400
 	// lookEvery is how often a job looks after what runs beside the served version.
 	lookEvery = time.Minute
 )

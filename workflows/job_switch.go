@@ -18,7 +18,7 @@ import (
 // switchOptions are those of a switch: a person waits for it.
 func switchOptions() workflow.ActivityOptions {
 	o := shortOptions()
-	o.StartToCloseTimeout = 10 * time.Second
+	o.StartToCloseTimeout, o.HeartbeatTimeout = 10*time.Second, 3*time.Second
 	o.RetryPolicy = &temporal.RetryPolicy{InitialInterval: 100 * time.Millisecond, BackoffCoefficient: 2, MaximumInterval: 2 * time.Second}
 	return o
 }

@@ -98,11 +98,13 @@ func longOptions(queue string) workflow.ActivityOptions {
 // attemptsMax is how often Temporal tries a run before the workflow sees that it does not work.
 const attemptsMax = 10
 
-// shortOptions are those of control activities, which are tried until they work or cannot.
+// shortOptions are those of control activities, which are tried until they work or cannot. Control workers send heartbeats of
+// them by themselves.
 func shortOptions() workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		TaskQueue:           activities.Queue,
 		StartToCloseTimeout: time.Minute,
+		HeartbeatTimeout:    activities.HeartbeatTimeout,
 		RetryPolicy:         &temporal.RetryPolicy{InitialInterval: time.Second, BackoffCoefficient: 2, MaximumInterval: 10 * time.Second},
 	}
 }

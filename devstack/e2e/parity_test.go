@@ -14,13 +14,13 @@ import (
 // both versions have the sessions of a replay of the files, which knows nothing of all that; every answer had what it must
 // have; and each rollback was served within a second.
 //
-// The rate is that of all versions together, of which three run at times. WEFT_STREAM_ORDERS, WEFT_STREAM_RATE and
+// The rate is low so that the stream outlasts everything on a slow machine too. WEFT_STREAM_ORDERS, WEFT_STREAM_RATE and
 // WEFT_STREAM_ROLLBACKS choose more; `make rollbacks` does.
 func TestRolloutsDuringAStream(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
 	}
-	orders, rate, rollbacks := fromEnv(t, "WEFT_STREAM_ORDERS", 8000), fromEnv(t, "WEFT_STREAM_RATE", 500), fromEnv(t, "WEFT_STREAM_ROLLBACKS", 40)
+	orders, rate, rollbacks := fromEnv(t, "WEFT_STREAM_ORDERS", 8000), fromEnv(t, "WEFT_STREAM_RATE", 250), fromEnv(t, "WEFT_STREAM_ROLLBACKS", 40)
 	r := &releaseTest{lifecycleTest: &lifecycleTest{chaos: newChaos(t, 1, 14*time.Minute)}}
 	r.prepare(orders)
 	v1 := r.spec("v1.yaml", steps("1s", "1s")...)
@@ -50,7 +50,14 @@ func TestRolloutsDuringAStream(t *testing.T) {
 	r.versions[2].kill()
 
 	r.release(v3)
-	s = r.until("version 3 is served or given up", func(s workflows.JobStatus) bool { return s.Candidate == nil })
+	told := ""
+	s = r.until("version 3 is served or given up", func(s workflows.JobStatus) bool {
+		if s.Candidate != nil && s.Candidate.Rollout != nil && s.Candidate.Rollout.Waits != told {
+			told = s.Candidate.Rollout.Waits
+			step("version 3 waits for: " + told)
+		}
+		return s.Candidate == nil
+	})
 	if !at(s, workflows.Serving, 3) {
 		t.Fatalf("version 3 was not promoted: %+v", s.Failed.Rollout)
 	}

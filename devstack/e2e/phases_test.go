@@ -39,7 +39,7 @@ func TestKillAtEveryPhase(t *testing.T) {
 	r.r = rand.New(rand.NewPCG(seed, 7))
 	r.r.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
 	if os.Getenv("WEFT_PHASES") != "all" {
-		pairs = pairs[:fromEnv(t, "WEFT_PHASES", 3)]
+		pairs = pairs[:fromEnv(t, "WEFT_PHASES", 2)]
 	}
 	r.prepare(1000)
 	r.begin(r.spec("v1.yaml", steps("1s", "1s")...), r.inputs[2:], 1, "")

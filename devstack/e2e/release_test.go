@@ -37,17 +37,7 @@ type releaseTest struct {
 // begin starts the servers with the records of some inputs, and serves version 1 of a spec, which has read them.
 func (r *releaseTest) begin(spec string, inputs []string, controls int, roles string) {
 	r.Helper()
-	r.startServers()
-	r.env = []string{"WEFT_STACK_FILE=" + r.file()}
-	r.command(append([]string{"produce", "-q", "--partitions", "2"}, r.with(spec, inputs)...)...)
-	st, err := store.Open(r.ctx, r.at.Store, store.Options{})
-	r.must(err)
-	r.Cleanup(func() { _ = st.Close() }) // only read
-	r.store = st
-	r.temporal, err = workers.DialTemporal(r.ctx, r.at, "test", slog.New(slog.DiscardHandler))
-	r.must(err)
-	r.Cleanup(r.temporal.Close)
-	r.versions, r.rested = map[int]*process{}, map[int]int64{}
+	r.connect(spec, inputs)
 	for range controls {
 		r.controls = append(r.controls, r.startControl())
 	}
@@ -59,6 +49,39 @@ func (r *releaseTest) begin(spec string, inputs []string, controls int, roles st
 	}
 	r.until("version 1 is served", func(s workflows.JobStatus) bool { return at(s, workflows.Serving, 1) })
 	r.await("version 1 has a checkpoint of all there is", func() bool { return r.caughtUp(1) })
+}
+
+// connect starts the servers with the records of some inputs.
+func (r *releaseTest) connect(spec string, inputs []string) {
+	r.Helper()
+	r.startServers()
+	r.env = []string{"WEFT_STACK_FILE=" + r.file()}
+	r.command(append([]string{"produce", "-q", "--partitions", "2"}, r.with(spec, inputs)...)...)
+	st, err := store.Open(r.ctx, r.at.Store, store.Options{})
+	r.must(err)
+	r.Cleanup(func() { _ = st.Close() }) // only read
+	r.store = st
+	r.temporal, err = workers.DialTemporal(r.ctx, r.at, "test", slog.New(slog.DiscardHandler))
+	r.must(err)
+	r.Cleanup(r.temporal.Close)
+	r.versions, r.rested = map[int]*process{}, map[int]int64{}
+	r.Cleanup(r.expectSameDecisions)
+}
+
+// expectSameDecisions fails the test where a control worker found the job to decide otherwise than its history says.
+func (r *releaseTest) expectSameDecisions() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the test's own is over
+	defer cancel()
+	for h := r.temporal.GetWorkflowHistory(ctx, workflows.JobID("payments"), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); h.HasNext(); {
+		e, err := h.Next()
+		if err != nil {
+			r.Errorf("read the job's history: %v", err)
+			return
+		}
+		if failed := e.GetWorkflowTaskFailedEventAttributes(); failed != nil {
+			r.Errorf("a step of the job failed: %s, %s", failed.GetCause(), failed.GetFailure().GetMessage())
+		}
+	}
 }
 
 // at tells whether a job is in a phase and serves a version.
@@ -96,7 +119,7 @@ func (r *releaseTest) spec(name string, changes ...string) (file string) {
 	r.must(err)
 	s := string(text)
 	changes = append([]string{
-		"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']", "",
+		"freeze: ['Fri 18:00-Mon 08:00 Asia/Shanghai']", "", "idle_after: 1m", "idle_after: 5s", // an hour of events passes in a second
 		`reject_rate: "<= 0.01", lag: "<= 30s", min_sessions: 1000`, `reject_rate: "<= 0.2", lag: "<= 48h", min_sessions: 200`,
 	}, changes...)
 	for i := 0; i < len(changes); i += 2 {
@@ -152,9 +175,9 @@ func (r *releaseTest) state() (s workflows.JobStatus, err error) {
 // until asks for the status as often as it can until something is so.
 func (r *releaseTest) until(what string, so func(workflows.JobStatus) bool) workflows.JobStatus {
 	r.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for limit := time.After(2 * time.Minute); ; {
+	for limit := time.After(4 * time.Minute); ; {
 		s, err := r.state()
 		if err == nil && so(s) {
 			return s
@@ -163,7 +186,7 @@ func (r *releaseTest) until(what string, so func(workflows.JobStatus) bool) work
 		case <-tick.C:
 		case <-limit:
 			log, _ := json.MarshalIndent(s, "", " ")
-			r.Fatalf("after 2 minutes not yet: %s; the job is %s, %v", what, log, err)
+			r.Fatalf("after 4 minutes not yet: %s; the job is %s, %v", what, log, err)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -30,10 +29,6 @@ func TestRollbackThroughFaults(t *testing.T) {
 	stop := a.start(r.ctx)
 
 	r.killControls(kills, quiet)
-	if os.Getenv("ONLYKILLS") != "" {
-		stop()
-		return
-	}
 	r.allGone()
 	r.crashLoop()
 	r.halfway()
