@@ -19,7 +19,7 @@ func TestHistoriesReplay(t *testing.T) {
 	}
 	r := worker.NewWorkflowReplayer()
 	for name, f := range map[string]any{VersionType: Version, ShardType: Shard, ArchiveType: Archive, PublisherType: Publisher, BackfillType: Backfill, ReconcileType: Reconcile,
-		JobType: Job, DeployType: Deploy, RolloutType: Rollout} {
+		JobType: Job, DeployType: Deploy, RolloutType: Rollout, ProcessType: Process} {
 		r.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
 	quiet := log.NewStructuredLogger(slog.New(slog.NewTextHandler(io.Discard, nil)))
