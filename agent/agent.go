@@ -70,6 +70,7 @@ type Config struct {
 type Timing struct {
 	Memory time.Duration // how often the memory of processes is looked at; default 500 ms
 	Ship   time.Duration // how often logs are passed on; default 3 s
+	Keep   time.Duration // for which the folder of a process stays that has ended; default 7 days
 }
 
 // Validate fills in defaults and reports everything wrong at once.
@@ -99,6 +100,9 @@ func (c *Config) Validate() error {
 	}
 	if c.Timing.Ship == 0 {
 		c.Timing.Ship = 3 * time.Second
+	}
+	if c.Timing.Keep == 0 {
+		c.Timing.Keep = 7 * 24 * time.Hour
 	}
 	if c.CGroup != "" {
 		errs = append(errs, checkCGroup(c.CGroup))
@@ -149,6 +153,9 @@ func Open(cfg Config) (a *Agent, err error) {
 	if err == nil {
 		err = a.inherit()
 	}
+	if err == nil {
+		err = a.tidy()
+	}
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
@@ -175,6 +182,35 @@ func (a *Agent) inherit() error {
 		a.supervise(&child{folder: f, record: r, done: make(chan struct{})}, f.wait)
 	}
 	return nil
+}
+
+// tidy removes the folders of processes that ended long ago, and the engines that none of the others ran on: the registry has them.
+func (a *Agent) tidy() error {
+	files, err := filepath.Glob(filepath.Join(a.cfg.Dir, "processes", "*", "*", "*", recordFile))
+	if err != nil {
+		return err
+	}
+	needed := map[string]bool{a.engine: true}
+	for _, file := range files {
+		f := Folder(filepath.Dir(file))
+		if r, err := f.read(); err == nil {
+			settled, err := os.Stat(f.file(settledFile))
+			if err != nil || time.Since(settled.ModTime()) < a.cfg.Timing.Keep {
+				needed[r.Engine] = true
+				continue
+			}
+			if err := os.RemoveAll(string(f)); err != nil {
+				return err
+			}
+		}
+	}
+	engines, err := os.ReadDir(filepath.Join(a.cfg.Dir, "engines"))
+	for _, e := range engines {
+		if !needed[e.Name()] {
+			err = errors.Join(err, os.Remove(a.engineFile(e.Name())))
+		}
+	}
+	return err
 }
 
 // Launch starts a process. One of the same name that still runs here is ended first.

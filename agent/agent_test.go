@@ -458,3 +458,39 @@ func TestRotatedLogs(t *testing.T) {
 		return strings.Contains(w.logs(), "one\ntwo\n") && strings.HasSuffix(w.logs(), "three\n") && strings.Count(w.logs(), "two") == 1
 	})
 }
+
+// TestTidy removes what processes that ended left behind, and nothing of those that live.
+func TestTidy(t *testing.T) {
+	w := newWorld(t, "wait")
+	w.cfg.Timing.Keep = time.Nanosecond
+	a := w.open()
+	w.launch(a, "token")
+	w.await("it is up", w.up)
+	folder := filepath.Join(w.cfg.Dir, "processes/payments/1/0")
+	stale := filepath.Join(w.cfg.Dir, "engines", strings.Repeat("0", 64))
+	again := func() *Agent {
+		if err := errors.Join(a.Close(), os.WriteFile(stale, []byte("an engine of long ago"), 0o500)); err != nil {
+			t.Fatal(err)
+		}
+		return w.open()
+	}
+	a = again()
+	if _, err := os.Stat(folder); err != nil || a.Running() != 1 {
+		t.Errorf("of a process that lives: %v, %d run", err, a.Running())
+	}
+	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of an engine that nothing runs on: %v", err)
+	}
+	if err := a.EndAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.await("it has ended", func() bool { return a.Running() == 0 })
+	a = again()
+	defer a.Close()
+	if _, err := os.Stat(folder); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("of a process that has ended: %v", err)
+	}
+	if own, err := os.ReadDir(filepath.Join(w.cfg.Dir, "engines")); err != nil || len(own) != 1 {
+		t.Errorf("%d engines are left: %v", len(own), err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/weftdata/weft/objstore"
@@ -225,4 +226,17 @@ func (a *Agent) trimLogs(ctx context.Context, r *Record) {
 	if err != nil {
 		a.cfg.Log.Warn("old logs were not deleted", "process", r.name(), "error", err)
 	}
+}
+
+// fileNumber returns the number that tells a file from the one that takes its name.
+func fileNumber(f *os.File) (uint64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	s, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, errors.New("files have no numbers here")
+	}
+	return s.Ino, nil
 }

@@ -325,7 +325,7 @@ func documented(t *testing.T, file, program string) (commands [][]string) {
 		t.Fatal(err)
 	}
 	word := regexp.MustCompile(`'[^']*'|"[^"]*"|\S+`)
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(strings.ReplaceAll(string(text), "\\\n", " ")) {
 		if rest, ok := strings.CutPrefix(line, program+" "); ok {
 			var args []string
 			for _, w := range word.FindAllString(rest, -1) {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
 	"github.com/weftdata/weft/paygen"
@@ -83,6 +84,7 @@ func TestDeployments(t *testing.T) {
 	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want.Digests["sessions"] })
 	l.command("job", "stop", "payments", "--reason", "the test is over")
 	l.audited()
+	l.runDocument()
 }
 
 type lifecycleTest struct {
@@ -309,6 +311,76 @@ func (l *lifecycleTest) rollback() time.Duration {
 	signal(t, "x")
 	signal(t, map[string]any{"to": 2, "request_id": "never"})
 	return took
+}
+
+// runDocument gives the commands of docs/lifecycle.md to a job that runs: their JSON through Temporal's API, and where
+// WEFT_TEST_TCTL names a tctl, as they stand. Whatever is decided about each, none is misunderstood.
+func (l *lifecycleTest) runDocument() {
+	l.Helper()
+	commands := documented(l.T, "../../docs/lifecycle.md", "tctl")
+	if len(commands) < 14 {
+		l.Fatalf("the document has %d commands", len(commands))
+	}
+	by := map[string]func(args []string){"api": l.callAPI}
+	if tctl := os.Getenv("WEFT_TEST_TCTL"); tctl != "" {
+		by["tctl"] = func(args []string) {
+			out, err := exec.CommandContext(l.ctx, tctl, append([]string{"--address", l.at.Temporal}, args...)...).CombinedOutput()
+			if err != nil {
+				l.Errorf("tctl %q: %v\n%s", args, err, out)
+			}
+		}
+	}
+	status := func() (s workflows.JobStatus) {
+		l.must(json.Unmarshal(l.command("job", "show", "payments", "--json"), &s))
+		return s
+	}
+	for name, call := range by {
+		l.command("job", "resume", "payments")
+		l.await("the job runs again", func() bool { return status().Phase == workflows.Serving })
+		before, signals := status().Count, 0
+		for _, args := range commands {
+			if args[1] == "signal" {
+				signals++
+			}
+			if args[1] != "observe" { // it would wait for the end
+				call(args)
+			}
+		}
+		l.await("everything is decided", func() bool { return status().Waiting == 0 })
+		if s := status(); s.Count != before || signals < 7 {
+			l.Errorf("%s: of %d signals of the document %d were not understood: %+v", name, signals, s.Count-before, s.Rejected)
+		}
+		l.await("nothing is rolled out any more", func() bool { return status().Candidate == nil })
+		l.command("job", "stop", "payments")
+		l.await("the job is stopped", func() bool { return status().Phase == workflows.Stopped })
+	}
+}
+
+// callAPI does what a command of tctl does.
+func (l *lifecycleTest) callAPI(args []string) {
+	l.Helper()
+	flags := flagsOf(args)
+	t := l.client()
+	switch args[1] {
+	case "start":
+		_, err := t.ExecuteWorkflow(l.ctx, client.StartWorkflowOptions{ID: flags["--workflow_id"], TaskQueue: flags["--taskqueue"]}, flags["--workflow_type"],
+			json.RawMessage(flags["--input"]))
+		l.must(err)
+	case "signal":
+		l.must(t.SignalWorkflow(l.ctx, flags["-w"], "", flags["-n"], json.RawMessage(flags["-i"])))
+	case "query":
+		var input []any
+		if text := flags["-i"]; text != "" {
+			input = append(input, json.RawMessage(text))
+		}
+		_, err := t.QueryWorkflow(l.ctx, flags["-w"], "", flags["-qt"], input...)
+		l.must(err)
+	case "list":
+		_, err := t.ListWorkflow(l.ctx, &workflowservice.ListWorkflowExecutionsRequest{Query: flags["-q"]})
+		l.must(err)
+	default:
+		l.Errorf("the test does not know %q", args)
+	}
 }
 
 // audited expects every decision in the store's audit log, the rejected ones included.
