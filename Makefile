@@ -52,7 +52,7 @@ workflowcheck: ## look for clocks, chance and goroutines in workflows; a planted
 
 .PHONY: test-stack
 test-stack: ## test the embedded servers and the whole way through them (the first build takes 6 minutes)
-	cd devstack && $(GO) vet ./... && $(GO) test -timeout 20m ./...
+	cd devstack && $(GO) vet ./... && $(GO) test -timeout 30m ./...
 
 .PHONY: chaos
 chaos: ## the chaos test at full size: 200,000 purchases, 20 kills (10 minutes; CHAOS_SEED repeats a run)

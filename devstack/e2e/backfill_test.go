@@ -329,7 +329,10 @@ func documented(t *testing.T, file, program string) (commands [][]string) {
 		if rest, ok := strings.CutPrefix(line, program+" "); ok {
 			var args []string
 			for _, w := range word.FindAllString(rest, -1) {
-				args = append(args, strings.Trim(w, `'"`))
+				if w[0] == '\'' || w[0] == '"' {
+					w = w[1 : len(w)-1]
+				}
+				args = append(args, w)
 			}
 			commands = append(commands, args)
 		}
