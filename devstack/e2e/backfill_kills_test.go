@@ -42,7 +42,6 @@ func TestBackfillOutcomes(t *testing.T) {
 	}
 	b.expectClean()
 
-	b.spread()
 	b.startBackfills()
 	b.refused(served)
 	b.damaged(served)
@@ -51,7 +50,7 @@ func TestBackfillOutcomes(t *testing.T) {
 // killed publishes ten days while workers, servers and the object store go away at random.
 func (b *backfillTest) killed(kills int) {
 	workers := []*process{nil, nil}
-	reads := b.countReads(0)
+	reads := b.countReads()
 	env := append(slices.Clone(b.env), "WEFT_S3="+reads.url, "GOMAXPROCS=1") // so that each runs one slice at a time
 	start := func() *process {
 		return b.launch("backfills", env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.T.TempDir())
@@ -152,8 +151,7 @@ type readCounter struct {
 	bytes atomic.Int64
 }
 
-// countReads starts one, whose answers are late by so much.
-func (b *backfillTest) countReads(late time.Duration) *readCounter {
+func (b *backfillTest) countReads() *readCounter {
 	to, err := url.Parse("http://" + b.s3.address())
 	b.must(err)
 	c := &readCounter{}
@@ -161,7 +159,6 @@ func (b *backfillTest) countReads(late time.Duration) *readCounter {
 		Rewrite:  func(r *httputil.ProxyRequest) { r.SetURL(to); r.Out.Host = r.In.Host }, // the host is signed
 		ErrorLog: log.New(io.Discard, "", 0),
 		ModifyResponse: func(r *http.Response) error {
-			<-time.After(late)
 			path := r.Request.URL.Path
 			if r.Request.Method == http.MethodGet && r.StatusCode < 300 && strings.Contains(path, "/archive/") && strings.HasSuffix(path, ".parquet") {
 				r.Body = &countedBody{r.Body, &c.bytes}
@@ -184,50 +181,6 @@ func (c *countedBody) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
 	c.bytes.Add(int64(n))
 	return n, err
-}
-
-// spread computes a range with one worker and with three, over an object store that answers as late as a distant one: three are
-// sooner, since each waits for itself.
-func (b *backfillTest) spread() {
-	const late = 10 * time.Millisecond
-	took := map[int]time.Duration{}
-	for _, n := range []int{1, 3} {
-		var workers []*process
-		var reads []*readCounter
-		for range n {
-			reads = append(reads, b.countReads(late))
-			env := append(slices.Clone(b.env), "WEFT_S3="+reads[len(reads)-1].url, "GOMAXPROCS=1") // so that each runs one slice at a time
-			workers = append(workers, b.launch("backfills", env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.T.TempDir()))
-		}
-		b.worker = workers[0]
-		id := fmt.Sprintf("backfill/payments/by-%d", n)
-		run := b.start(workflows.BackfillType, id, `{"job":"payments","from":"2026-02-28T00:00:00Z","to":"2026-03-20T00:00:00Z","slice":"24h","mode":"dry_run","parallelism":3}`)
-		b.await(fmt.Sprintf("%d workers have begun", n), func() bool { p := b.progress(id); return p.Running > 0 || p.Done > 0 })
-		began := time.Now()
-		r := b.result(run)
-		took[n] = time.Since(began)
-		read, shares := 0, []int64{}
-		for _, c := range reads {
-			if c.bytes.Load() > 0 {
-				read++
-			}
-			shares = append(shares, c.bytes.Load())
-		}
-		most := 0
-		for _, s := range b.progress(id).Slices {
-			most = max(most, s.Chunk+1)
-		}
-		b.Logf("%d workers: %d slices of %d chunks in %s, bytes read by each %d", n, r.Slices, most, took[n].Round(100*time.Millisecond), shares)
-		if r.Outcome != workflows.Checked || read < min(n, 2) {
-			b.Errorf("it ended as %+v, and %d workers of %d read anything", r, read, n)
-		}
-		for _, w := range workers {
-			w.kill()
-		}
-	}
-	if took[3] > took[1]*4/5 {
-		b.Errorf("three workers took %s, one %s", took[3], took[1])
-	}
 }
 
 // failing starts a backfill that cannot be, and returns why.
