@@ -2,10 +2,13 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"go.temporal.io/api/serviceerror"
 
 	"github.com/weftdata/weft/store"
 	"github.com/weftdata/weft/workflows"
@@ -36,7 +39,7 @@ func TestAgents(t *testing.T) {
 		t.Fatalf("the first version: %+v", r)
 	}
 	l.await("version 1 is read to its end", func() bool { return l.checkpointed("1") })
-	first := l.process()
+	first := l.process(1)
 	if first.Agent != "east" || first.State != workflows.Running {
 		t.Fatalf("it runs as %+v", first)
 	}
@@ -44,7 +47,7 @@ func TestAgents(t *testing.T) {
 	// The process dies: its agent starts it again, and its shard does not wait for a heartbeat timeout.
 	began := time.Now()
 	l.must(syscall.Kill(first.PID, syscall.SIGKILL))
-	l.await("another process runs", func() bool { return l.process().PID != first.PID })
+	l.await("another process runs", func() bool { return l.process(1).PID != first.PID })
 	l.await("its shard runs in it", l.shardRuns)
 	took := time.Since(began)
 	t.Logf("from the death of the process until its shard ran again: %s", took.Round(time.Millisecond))
@@ -53,7 +56,7 @@ func TestAgents(t *testing.T) {
 	}
 
 	// The agent is upgraded: the process does not notice.
-	second := l.process()
+	second := l.process(1)
 	l.must(syscall.Kill(east.cmd.Process.Pid, syscall.SIGTERM))
 	<-east.done
 	if err := syscall.Kill(second.PID, 0); err != nil {
@@ -61,7 +64,7 @@ func TestAgents(t *testing.T) {
 	}
 	east = l.agent("east")
 	l.await("the next agent looks after it", func() bool { return strings.Contains(east.tail(), "looking after a process that was there before") })
-	if now := l.process(); now.PID != second.PID {
+	if now := l.process(1); now.PID != second.PID {
 		t.Errorf("an upgrade of the agent replaced process %d by %d", second.PID, now.PID)
 	}
 
@@ -69,7 +72,7 @@ func TestAgents(t *testing.T) {
 	l.agent("west")
 	l.must(syscall.Kill(east.cmd.Process.Pid, syscall.SIGKILL))
 	l.must(syscall.Kill(second.PID, syscall.SIGKILL))
-	l.await("the other machine runs it", func() bool { return l.process().Agent == "west" })
+	l.await("the other machine runs it", func() bool { return l.process(1).Agent == "west" })
 	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.inputs[2:])...)...)
 	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want.Digests["sessions"] })
 	l.await("the logs tell of all three processes", func() bool {
@@ -78,10 +81,14 @@ func TestAgents(t *testing.T) {
 	l.command("job", "stop", "payments")
 }
 
-// process asks the workflow of version 1's process.
-func (l *lifecycleTest) process() (s workflows.ProcessStatus) {
+// process asks the workflow of a version's process; it is empty where the version has none yet.
+func (l *lifecycleTest) process(version int) (s workflows.ProcessStatus) {
 	l.Helper()
-	v, err := l.client().QueryWorkflow(l.ctx, workflows.ProcessID("payments", 1, 0), "", workflows.QueryStatus)
+	v, err := l.client().QueryWorkflow(l.ctx, workflows.ProcessID("payments", version, 0), "", workflows.QueryStatus)
+	var none *serviceerror.NotFound
+	if errors.As(err, &none) {
+		return s
+	}
 	l.must(err)
 	l.must(v.Get(&s))
 	return s

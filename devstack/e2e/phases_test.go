@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ func TestKillAtEveryPhase(t *testing.T) {
 	seed := uint64(fromEnv(t, "WEFT_PHASES_SEED", int(time.Now().UnixNano()&0xffff_ffff)))
 	t.Logf("seed %d: repeat with WEFT_PHASES_SEED=%d", seed, seed)
 	phases := []string{"preparing", "warming up", "first step", "second step", "promoting", "promoted", "rolling back"}
-	victims := []string{"the control worker", "the candidate's process", "the served version's process", "the servers"}
+	victims := []string{"the control worker", "the candidate's process", "the served version's process", "the servers", "the agent"}
 	var pairs [][2]string
 	for _, phase := range phases {
 		for _, victim := range victims {
@@ -35,7 +36,7 @@ func TestKillAtEveryPhase(t *testing.T) {
 	if os.Getenv("WEFT_PHASES") == "all" {
 		limit = 40 * time.Minute
 	}
-	r := &releaseTest{lifecycleTest: &lifecycleTest{chaos: newChaos(t, seed, limit)}}
+	r := &releaseTest{lifecycleTest: &lifecycleTest{chaos: newChaos(t, seed, limit)}, agents: true}
 	r.r = rand.New(rand.NewPCG(seed, 7))
 	r.r.Shuffle(len(pairs), func(i, j int) { pairs[i], pairs[j] = pairs[j], pairs[i] })
 	if os.Getenv("WEFT_PHASES") != "all" {
@@ -146,12 +147,17 @@ func (r *releaseTest) killFor(victim string, served, candidate int) {
 		i := slices.IndexFunc(r.controls, func(p *process) bool { return !p.ended() })
 		away(r.controls[i])
 		r.controls[i] = r.startControl()
-	default:
+	case "the candidate's process", "the served version's process":
 		version := served
 		if victim == "the candidate's process" {
 			version = candidate
 		}
-		away(r.versions[version])
-		r.runVersion(version)
+		// Where the version has none yet, or no more, nothing is killed.
+		if p := r.process(version); p.PID != 0 {
+			_ = syscall.Kill(p.PID, syscall.SIGKILL) // it may have ended
+		}
+	case "the agent":
+		away(r.machine)
+		r.machine = r.agent("machine")
 	}
 }

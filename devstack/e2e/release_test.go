@@ -32,6 +32,8 @@ type releaseTest struct {
 	requests int
 	last     int           // version that was deployed
 	rested   map[int]int64 // by version: its last checkpoint when it was first seen to have read all
+	agents   bool          // an agent runs the versions; otherwise runVersion does
+	machine  *process      // the agent
 }
 
 // begin starts the servers with the records of some inputs, and serves version 1 of a spec, which has read them.
@@ -65,6 +67,9 @@ func (r *releaseTest) connect(spec string, inputs []string) {
 	r.must(err)
 	r.Cleanup(r.temporal.Close)
 	r.versions, r.rested = map[int]*process{}, map[int]int64{}
+	if r.agents {
+		r.machine = r.agent("machine")
+	}
 	r.Cleanup(r.expectSameDecisions)
 }
 
@@ -108,6 +113,9 @@ func (r *releaseTest) working(p *process) {
 
 // runVersion starts the process of a version; more are variables of its environment.
 func (r *releaseTest) runVersion(version int, more ...string) {
+	if r.machine != nil { // its agent does
+		return
+	}
 	r.versions[version] = r.launch("worker-"+strconv.Itoa(version), append(slices.Clone(r.env), more...), r.weft, "worker", "--log-format", "json",
 		"--job", "payments", "--version", strconv.Itoa(version))
 }
