@@ -106,7 +106,7 @@ func TestGarbage(t *testing.T) {
 	if result.Outcome != workflows.OutcomeAborted {
 		t.Errorf("the deployment ended as %+v", result)
 	}
-	r.command("job", "stop", "payments")
+	r.finish()
 }
 
 // waiting is what statuses of all types have in common.

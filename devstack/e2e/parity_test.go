@@ -99,7 +99,7 @@ func TestRolloutsDuringAStream(t *testing.T) {
 	}
 	step("all records are there")
 	stop()
-	r.command("job", "stop", "payments")
+	r.finish()
 }
 
 // replay replays all files into a folder and returns the digest of the sessions.

@@ -55,7 +55,7 @@ func TestKillAtEveryPhase(t *testing.T) {
 	if outcomes[workflows.OutcomePromoted] == 0 {
 		t.Error("no rollout went on")
 	}
-	r.command("job", "stop", "payments")
+	r.finish()
 }
 
 // killAt rolls a version out, kills a process in a phase of that, and returns what came of the rollout.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.temporal.io/api/enums/v1"
@@ -70,14 +71,22 @@ func (r *releaseTest) connect(spec string, inputs []string) {
 	if r.agents {
 		r.machine = r.agent("machine")
 	}
-	r.Cleanup(r.expectSameDecisions)
+}
+
+// finish stops the job and its processes while its servers still run, and looks back at what it decided.
+func (r *releaseTest) finish() {
+	r.Helper()
+	r.command("job", "stop", "payments")
+	r.expectSameDecisions()
+	if r.machine != nil {
+		r.must(r.machine.signal(syscall.SIGINT))
+		<-r.machine.done
+	}
 }
 
 // expectSameDecisions fails the test where a control worker found the job to decide otherwise than its history says.
 func (r *releaseTest) expectSameDecisions() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the test's own is over
-	defer cancel()
-	for h := r.temporal.GetWorkflowHistory(ctx, workflows.JobID("payments"), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); h.HasNext(); {
+	for h := r.temporal.GetWorkflowHistory(r.ctx, workflows.JobID("payments"), "", false, enums.HISTORY_EVENT_FILTER_TYPE_ALL_EVENT); h.HasNext(); {
 		e, err := h.Next()
 		if err != nil {
 			r.Errorf("read the job's history: %v", err)

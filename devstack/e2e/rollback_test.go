@@ -37,7 +37,7 @@ func TestRollbackThroughFaults(t *testing.T) {
 		t.Errorf("served is %s, it was %s", got, before)
 	}
 	stop()
-	r.command("job", "stop", "payments")
+	r.finish()
 }
 
 // other is the version that a rollback leads to.
