@@ -108,6 +108,12 @@ sed 's/when: step("paid").count > 0 \&\& step("delivered").count == 0/when: step
 cmp -s "$dir/v1.yaml" "$dir/v2.yaml" && fail "version 2 is version 1"
 if run "$weft" deploy --spec "$dir/v2.yaml" --message 'simpler rule' --watch; then fail "version 2 was promoted"; fi
 
+show "$weft" job compare payments
+echo
+"$weft" job compare payments >"$dir/compare.txt"
+head -n 8 "$dir/compare.txt"
+say "  … (weft job compare payments SESSION shows one as both versions had it)"
+
 step "6. Version 3 names purchases that take long, and says so. It is promoted after its canary"
 sed 's/^scenarios:$/expect: [long]\nscenarios:\n  - name: long\n    when: duration > duration("1m")/' "$dir/v1.yaml" >"$dir/v3.yaml"
 run "$weft" deploy --spec "$dir/v3.yaml" --message 'name long purchases' --watch
