@@ -57,7 +57,6 @@ type Config struct {
 	Engine    string   // file of the binary for versions that name none
 	Env       []string // of the processes, beside what their limits need
 	CGroup    string   // folder of a cgroup (version 2) in which it may make others; empty: limits are watched and not enforced
-	Args      []string // before those that name the version; default: worker
 
 	Versions Versions
 	Temporal Temporal
@@ -91,9 +90,6 @@ func (c *Config) Validate() error {
 	}
 	if c.Dir == "" || c.Engine == "" {
 		errs = append(errs, errors.New("an agent needs a folder and a binary"))
-	}
-	if c.Args == nil {
-		c.Args = []string{"worker"}
 	}
 	if c.Timing.Memory == 0 {
 		c.Timing.Memory = 500 * time.Millisecond

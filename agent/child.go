@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,10 +73,10 @@ func (a *Agent) start(f Folder, r Record, engine string) (c *child, err error) {
 	if err := writeJSON(f.file(recordFile), r); err != nil { // before it starts: it reads this
 		return nil, err
 	}
-	args := append(append([]string{}, a.cfg.Args...), "--job", r.Job, "--version", strconv.Itoa(r.Version), "--slots", strconv.Itoa(r.Slots),
+	// Engines of other ages must understand these flags.
+	cmd := exec.Command(engine, "worker", "--job", r.Job, "--version", strconv.Itoa(r.Version), "--slots", strconv.Itoa(r.Slots),
 		"--process", string(f), "--work", f.Work())
-	cmd := exec.Command(engine, args...)
-	cmd.Dir, cmd.Env = string(f), append(append([]string{}, a.cfg.Env...), limitsOf(&r)...)
+	cmd.Dir, cmd.Env = string(f), slices.Concat(a.cfg.Env, limitsOf(&r))
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.ExtraFiles = []*os.File{alive}
 	// A session of its own: what is typed at the agent's terminal is not for it.

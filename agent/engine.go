@@ -11,16 +11,13 @@ import (
 	"github.com/weftdata/weft/registry"
 )
 
-// platformError says that this machine cannot run a version.
-type platformError struct{ error }
-
 // engineOf returns the file of the binary that a version runs on, which is fetched where it is not here.
 func (a *Agent) engineOf(ctx context.Context, v registry.Version) (file string, err error) {
 	digest := a.engine
 	if e := v.Engine; e != nil {
 		if here := runtime.GOOS + "/" + runtime.GOARCH; e.Platform() != here {
-			return "", platformError{fmt.Errorf("version %d of %s runs on an engine for %s, and this machine is %s: deploy it from a control worker on %[4]s",
-				v.Number, v.Job, e.Platform(), here)}
+			return "", fmt.Errorf("version %d of %s runs on an engine for %s, and this machine is %s: deploy it from a control worker on %[4]s",
+				v.Number, v.Job, e.Platform(), here)
 		}
 		digest = e.SHA256
 	}

@@ -259,9 +259,11 @@ func (s *Stage) again(ctx context.Context, r *registry.Registry, in activities.R
 		message += ": " + in.Message
 	}
 	if !in.DryRun {
-		engine, err := KeepEngine(ctx, r, s.Engine)
-		if err != nil {
-			return v, err
+		engine := old.Engine
+		if engine == nil {
+			if engine, err = KeepEngine(ctx, r, s.Engine); err != nil {
+				return v, err
+			}
 		}
 		return r.Repeat(ctx, old, registry.NewVersion{Message: message, Author: in.Author, RequestID: in.RequestID, Engine: engine})
 	}

@@ -359,8 +359,7 @@ func (r *rollout) launch(outer, ctx workflow.Context) error {
 		TypedSearchAttributes: temporal.NewSearchAttributes(attribute("WeftJob").ValueSet(r.in.Job), attribute("WeftVersion").ValueSet(strconv.Itoa(r.in.Version))),
 	})
 	f := workflow.ExecuteChildWorkflow(child, VersionType, VersionInput{Job: r.in.Job, Version: r.in.Version, Shards: r.in.Shards, Agents: true})
-	var exists *temporal.ChildWorkflowExecutionAlreadyStartedError
-	if err := f.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !errors.As(err, &exists) {
+	if err := begun(ctx, f); err != nil {
 		return fmt.Errorf("start %s: %w", VersionID(r.in.Job, r.in.Version), err)
 	}
 	return nil

@@ -325,19 +325,34 @@ func (v *version) awaitUntil(outer, ctx workflow.Context, done func() bool) erro
 	}
 }
 
+// describe asks which workflows run; what says what they are.
+func describe(ctx workflow.Context, in activities.DescribeInput, what string) (d activities.Described, err error) {
+	var a *activities.Control
+	err = workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), a.Describe, in).Get(ctx, &d)
+	if err == nil && len(d.Running) != len(in.IDs) {
+		err = temporal.NewNonRetryableApplicationError("Describe left "+what+" out", activities.Internal, nil)
+	}
+	return d, err
+}
+
+// begun waits until a child has started; one that runs already is as good.
+func begun(ctx workflow.Context, f workflow.ChildWorkflowFuture) error {
+	var exists *temporal.ChildWorkflowExecutionAlreadyStartedError
+	if err := f.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !errors.As(err, &exists) {
+		return err
+	}
+	return nil
+}
+
 // look asks which shards run, and starts those that do not and should.
 func (v *version) look(ctx workflow.Context) (running []bool, err error) {
 	var in activities.DescribeInput
 	for i := range v.Shards {
 		in.IDs = append(in.IDs, ShardID(v.Job, v.Version, i))
 	}
-	var a *activities.Control
-	var d activities.Described
-	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), a.Describe, in).Get(ctx, &d); err != nil {
+	d, err := describe(ctx, in, "shards")
+	if err != nil {
 		return nil, err
-	}
-	if len(d.Running) != len(in.IDs) {
-		return nil, temporal.NewNonRetryableApplicationError("Describe left shards out", activities.Internal, nil)
 	}
 	if v.inbox.drain(ctx); v.Stop {
 		return d.Running, nil
@@ -350,8 +365,7 @@ func (v *version) look(ctx workflow.Context) (running []bool, err error) {
 	}
 	for i := range v.Shards {
 		if f, ok := started[i]; ok {
-			var exists *temporal.ChildWorkflowExecutionAlreadyStartedError
-			if err := f.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !errors.As(err, &exists) {
+			if err := begun(ctx, f); err != nil {
 				return nil, fmt.Errorf("start shard %d: %w", i, err)
 			}
 			d.Running[i] = true
@@ -371,20 +385,15 @@ func (v *version) lookAtProcesses(ctx workflow.Context, shards bool) (running []
 	for i := range v.Processes {
 		in.IDs = append(in.IDs, ProcessID(v.Job, v.Version, i))
 	}
-	var a *activities.Control
-	var d activities.Described
-	if err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, shortOptions()), a.Describe, in).Get(ctx, &d); err != nil {
+	d, err := describe(ctx, in, "processes")
+	if err != nil {
 		return nil, err
-	}
-	if len(d.Running) != len(in.IDs) {
-		return nil, temporal.NewNonRetryableApplicationError("Describe left processes out", activities.Internal, nil)
 	}
 	for i, is := range d.Running {
 		switch {
 		case !is && !v.Stop:
 			f := v.startProcess(ctx, i)
-			var exists *temporal.ChildWorkflowExecutionAlreadyStartedError
-			if err := f.GetChildWorkflowExecution().Get(ctx, nil); err != nil && !errors.As(err, &exists) {
+			if err := begun(ctx, f); err != nil {
 				return nil, fmt.Errorf("start process %d: %w", i, err)
 			}
 			d.Running[i], v.Ending[i] = true, false
