@@ -1,10 +1,22 @@
 package main
 
 import (
+	"context"
+
 	"github.com/spf13/pflag"
 
 	"github.com/weftdata/weft/stack"
+	"github.com/weftdata/weft/workers"
 )
+
+// openObjects connects to the object store alone.
+func openObjects(ctx context.Context, flags stack.Addresses) (*workers.Env, error) {
+	at, err := stack.Find(flags, stack.S3)
+	if err != nil {
+		return nil, err
+	}
+	return workers.OpenEnv(ctx, at, stack.S3)
+}
 
 // addKafkaFlags adds the flags that say where Kafka is and how to connect. A password is given by a variable or a file, never
 // by a flag: others can read the flags of a process.

@@ -104,11 +104,7 @@ func differencesOf(c *cobra.Command, at stack.Addresses, job string, version int
 			return d, err
 		}
 	}
-	found, err := stack.Find(at, stack.S3)
-	if err != nil {
-		return d, err
-	}
-	env, err := workers.OpenEnv(c.Context(), found, stack.S3)
+	env, err := openObjects(c.Context(), at)
 	if err != nil {
 		return d, err
 	}

@@ -18,7 +18,6 @@ import (
 	"github.com/weftdata/weft/agent"
 	"github.com/weftdata/weft/objstore"
 	"github.com/weftdata/weft/stack"
-	"github.com/weftdata/weft/workers"
 )
 
 // logsEvery is how often a log that is followed is looked at; agents pass logs on about as often.
@@ -63,12 +62,8 @@ func (f *logsFlags) run(c *cobra.Command, job string) error {
 	if err != nil {
 		return &exitError{exitUsage, err}
 	}
-	at, err := stack.Find(f.at, stack.S3)
-	if err != nil {
-		return err
-	}
 	ctx := c.Context()
-	env, err := workers.OpenEnv(ctx, at, stack.S3)
+	env, err := openObjects(ctx, f.at)
 	if err != nil {
 		return err
 	}

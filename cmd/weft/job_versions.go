@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,10 +12,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
 
 	"github.com/weftdata/weft/registry"
 	"github.com/weftdata/weft/stack"
-	"github.com/weftdata/weft/workers"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -54,12 +53,8 @@ func newJobVersionsCommand() *cobra.Command {
 }
 
 func showVersions(c *cobra.Command, flags stack.Addresses, args []string, asJSON bool) error {
-	at, err := stack.Find(flags, stack.S3)
-	if err != nil {
-		return err
-	}
 	ctx := c.Context()
-	env, err := workers.OpenEnv(ctx, at, stack.S3)
+	env, err := openObjects(ctx, flags)
 	if err != nil {
 		return err
 	}
@@ -75,7 +70,7 @@ func showVersions(c *cobra.Command, flags stack.Addresses, args []string, asJSON
 	if len(list) == 0 {
 		return fmt.Errorf("there is no such version of %s in the registry (weft deploy registers one; weft jobs lists jobs)", job)
 	}
-	parts, err := partsOf(ctx, flags, job)
+	parts, err := partsOf(c, flags, job)
 	if err != nil && !errors.Is(err, stack.ErrNotFound) {
 		fmt.Fprintf(c.ErrOrStderr(), "weft: what part each has is not known: %v\n", err)
 	}
@@ -93,18 +88,12 @@ func showVersions(c *cobra.Command, flags stack.Addresses, args []string, asJSON
 }
 
 // partsOf asks the workflow of a job what part each version has.
-func partsOf(ctx context.Context, flags stack.Addresses, job string) (map[int][]string, error) {
-	at, err := stack.Find(flags, stack.Temporal)
-	if err != nil {
-		return nil, err
-	}
-	t, err := workers.DialTemporal(ctx, at, workers.Identity("cli"), slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, err
-	}
-	defer t.Close()
+func partsOf(c *cobra.Command, flags stack.Addresses, job string) (map[int][]string, error) {
 	var s workflows.JobStatus
-	if err := jobAnswer(ctx, t, job, workflows.QueryStatus, &s); err != nil {
+	err := asTemporal(c, flags, func(ctx context.Context, t client.Client, _ stack.Addresses) error {
+		return jobAnswer(ctx, t, job, workflows.QueryStatus, &s)
+	})
+	if err != nil {
 		return nil, err
 	}
 	parts := map[int][]string{}

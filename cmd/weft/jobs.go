@@ -238,11 +238,7 @@ func newJobDiffCommand() *cobra.Command {
 			return jobArgument(c, args[:1])
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			found, err := stack.Find(at, stack.S3)
-			if err != nil {
-				return err
-			}
-			env, err := workers.OpenEnv(c.Context(), found, stack.S3)
+			env, err := openObjects(c.Context(), at)
 			if err != nil {
 				return err
 			}
