@@ -10,7 +10,6 @@ import (
 
 	"go.temporal.io/api/serviceerror"
 
-	"github.com/weftdata/weft/store"
 	"github.com/weftdata/weft/workflows"
 )
 
@@ -20,20 +19,7 @@ func TestAgents(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
-	l := &lifecycleTest{chaos: newChaos(t, 1, 5*time.Minute)}
-	l.prepare(600)
-	l.specs()
-	halves := l.halves()
-	var want struct{ Digests map[string]string }
-	l.must(json.Unmarshal(run(t, l.dir, l.weft, append([]string{"replay", "--out", "result", "--json"}, l.with(l.v1, l.inputs[2:])...)...), &want))
-	l.startServers()
-	l.env = []string{"WEFT_STACK_FILE=" + l.file()}
-	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, halves)...)...)
-	st, err := store.Open(l.ctx, l.at.Store, store.Options{})
-	l.must(err)
-	t.Cleanup(func() { _ = st.Close() }) // only read
-	l.store = st
-	l.launch("control", l.env, l.weft, "worker", "--log-format", "json")
+	l, want := newLifecycle(t, 600, 5*time.Minute)
 	east := l.agent("east")
 	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted {
 		t.Fatalf("the first version: %+v", r)
@@ -74,7 +60,7 @@ func TestAgents(t *testing.T) {
 	l.must(syscall.Kill(second.PID, syscall.SIGKILL))
 	l.await("the other machine runs it", func() bool { return l.process(1).Agent == "west" })
 	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.inputs[2:])...)...)
-	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want.Digests["sessions"] })
+	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want })
 	l.await("the logs tell of all three processes", func() bool {
 		return strings.Count(string(l.command("job", "logs", "payments", "--version", "1", "--tail", "0", "--json")), `"msg":"working"`) == 3
 	})

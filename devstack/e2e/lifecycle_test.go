@@ -28,21 +28,7 @@ func TestDeployments(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
 	}
-	l := &lifecycleTest{chaos: newChaos(t, 1, 6*time.Minute)}
-	l.prepare(1200)
-	l.specs()
-	halves := l.halves()
-	var want struct{ Digests map[string]string }
-	l.must(json.Unmarshal(run(t, l.dir, l.weft, append([]string{"replay", "--out", "result", "--json"}, l.with(l.v1, l.inputs[2:])...)...), &want))
-
-	l.startServers()
-	l.env = []string{"WEFT_STACK_FILE=" + l.file()}
-	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, halves)...)...)
-	st, err := store.Open(l.ctx, l.at.Store, store.Options{})
-	l.must(err)
-	t.Cleanup(func() { _ = st.Close() }) // only read
-	l.store = st
-	l.launch("control", l.env, l.weft, "worker", "--log-format", "json")
+	l, want := newLifecycle(t, 1200, 6*time.Minute)
 	l.agent("agent")
 	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted || r.Version != 1 {
 		t.Fatalf("the first version: %+v", r)
@@ -81,7 +67,7 @@ func TestDeployments(t *testing.T) {
 	}
 
 	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.inputs[2:])...)...)
-	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want.Digests["sessions"] })
+	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want })
 	l.command("job", "stop", "payments", "--reason", "the test is over")
 	l.audited()
 	l.runDocument()
@@ -92,6 +78,27 @@ type lifecycleTest struct {
 	temporal   client.Client // see client
 	store      *store.Store
 	v1, v2, v3 string // files of specs
+}
+
+// newLifecycle starts the servers with the first half of the records of some purchases, and a control worker. It returns the
+// digest of the sessions that a replay of all records gives.
+func newLifecycle(t *testing.T, orders int, limit time.Duration) (l *lifecycleTest, digest string) {
+	t.Helper()
+	l = &lifecycleTest{chaos: newChaos(t, 1, limit)}
+	l.prepare(orders)
+	l.specs()
+	halves := l.halves()
+	var want struct{ Digests map[string]string }
+	l.must(json.Unmarshal(run(t, l.dir, l.weft, append([]string{"replay", "--out", "result", "--json"}, l.with(l.v1, l.inputs[2:])...)...), &want))
+	l.startServers()
+	l.env = []string{"WEFT_STACK_FILE=" + l.file()}
+	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, halves)...)...)
+	st, err := store.Open(l.ctx, l.at.Store, store.Options{})
+	l.must(err)
+	t.Cleanup(func() { _ = st.Close() }) // only read
+	l.store = st
+	l.launch("control", l.env, l.weft, "worker", "--log-format", "json")
+	return l, want.Digests["sessions"]
 }
 
 // specs writes three versions: one with quick gates, one that calls every paid purchase undelivered, and one with a scenario
