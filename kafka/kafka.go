@@ -127,16 +127,20 @@ func (c *Client) Close() error {
 
 // with runs a call on the connection to an address, dialing it where there is none.
 func (c *Client) with(ctx context.Context, addr string, call func(*conn) error) error {
-	one, err := c.cached(ctx, addr)
-	if err != nil {
+	for {
+		one, err := c.cached(ctx, addr)
+		if err != nil {
+			return err
+		}
+		one.busy.Lock()       // a connection carries one request at a time
+		if one.broken.Load() { // by the caller before, who may have been canceled: that is nobody else's failure
+			one.busy.Unlock()
+			continue
+		}
+		err = call(one)
+		one.busy.Unlock()
 		return err
 	}
-	one.busy.Lock() // a connection carries one request at a time
-	defer one.busy.Unlock()
-	if err := call(one); err != nil {
-		return err
-	}
-	return nil
 }
 
 func (c *Client) cached(ctx context.Context, addr string) (*conn, error) {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -240,6 +242,42 @@ func (k *kafkaTest) other(opts ...kgo.Opt) *kgo.Client {
 	k.must(err)
 	k.Cleanup(c.Close)
 	return c
+}
+
+// TestKafkaCancellationIsOnesOwn cancels calls at random moments, which closes the connection that all calls share. Calls that are
+// not canceled succeed all the same.
+func TestKafkaCancellationIsOnesOwn(t *testing.T) {
+	k := startKafka(t)
+	topic := k.topic(1, nil)
+	ctx, stop := context.WithCancel(k.ctx)
+	var hasty sync.WaitGroup
+	canceled := 0
+	hasty.Go(func() {
+		r := mathrand.New(mathrand.NewPCG(1, 1))
+		for ctx.Err() == nil {
+			short, cancel := context.WithTimeout(ctx, time.Duration(r.IntN(400))*time.Microsecond)
+			if _, _, err := k.client.Offsets(short, topic, 0); err != nil {
+				canceled++
+			}
+			cancel()
+		}
+	})
+	var patient sync.WaitGroup
+	for range 4 {
+		patient.Go(func() {
+			for range 250 {
+				if _, _, err := k.client.Offsets(ctx, topic, 0); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	patient.Wait()
+	stop()
+	if hasty.Wait(); canceled < 10 {
+		t.Errorf("%d calls were canceled: that proves nothing", canceled)
+	}
 }
 
 func TestKafkaTransactions(t *testing.T) {
