@@ -19,6 +19,7 @@ func TestAgents(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel() // most of it is waiting
 	l, want := newLifecycle(t, 600, 5*time.Minute)
 	east := l.agent("east")
 	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted {

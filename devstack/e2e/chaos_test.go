@@ -36,13 +36,13 @@ func TestChaos(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
 	}
-	orders, kills := fromEnv(t, "WEFT_CHAOS_ORDERS", 20_000), fromEnv(t, "WEFT_CHAOS_KILLS", 8)
+	orders, kills := fromEnv(t, "WEFT_CHAOS_ORDERS", 14_000), fromEnv(t, "WEFT_CHAOS_KILLS", 6)
 	seed := uint64(fromEnv(t, "WEFT_CHAOS_SEED", int(time.Now().UnixNano()&0xffff_ffff)))
 	t.Logf("seed %d: repeat with WEFT_CHAOS_SEED=%d", seed, seed)
 	c := newChaos(t, seed, 12*time.Minute)
 	c.prepare(orders)
 	c.startStack()
-	rate := float64(orders) * 11.6 / 75 // about 11.6 records an order, in 75 s
+	rate := float64(orders) * 11.6 / 55 // about 11.6 records an order, in 55 s
 	c.produceSome(rate)
 	c.startJob(2)
 

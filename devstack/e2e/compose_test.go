@@ -45,6 +45,7 @@ func TestComposeSettings(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
 	}
+	t.Parallel() // most of it is waiting
 	n := newNative(t)
 	n.startPostgres()
 	n.startKafka()

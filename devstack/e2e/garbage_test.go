@@ -43,6 +43,7 @@ func TestGarbage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")
 	}
+	t.Parallel() // most of it is waiting
 	r := &releaseTest{lifecycleTest: &lifecycleTest{chaos: newChaos(t, 1, 4*time.Minute)}}
 	r.prepare(100)
 	spec := r.spec("v1.yaml")

@@ -22,13 +22,17 @@ func TestJobRunsThroughKills(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
 	}
+	t.Parallel() // most of it is waiting
 	j := newJobTest(t, 3000)
 	j.runJob()
 	produce := j.produce("--rate", "700") // for 50 s
 	j.await("the shard is read", func() bool { return j.shard().Beat.Records > 0 })
 	j.job.kill()
 	j.runJob()
-	j.await("the job goes on in another process", func() bool { s := j.shard(); return s.State == "running" && s.Beat.Epoch == 2 })
+	j.await("the job goes on in another process", func() bool {
+		s := j.shard()
+		return s.State == "running" && s.Beat.Epoch == 2 && len(starts(t, j.job.log)) == 1 // it beats before it reads
+	})
 
 	j.stack.kill()
 	produce.kill()

@@ -28,6 +28,7 @@ func TestDeployments(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
 	}
+	t.Parallel() // most of it is waiting
 	l, want := newLifecycle(t, 1200, 6*time.Minute)
 	l.agent("agent")
 	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted || r.Version != 1 {

@@ -24,6 +24,7 @@ func TestRebuild(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel() // most of it is waiting
 	l := &lifecycleTest{chaos: newChaos(t, 1, 6*time.Minute)}
 	l.prepare(1000)
 	text, err := os.ReadFile(l.inputs[1])

@@ -33,14 +33,17 @@ func TestShardsEqualReplay(t *testing.T) {
 // runShards runs shards that crash three times each, until they have all there is.
 func (st *stream) runShards(t *testing.T, ctx context.Context, shards int, seed uint64) {
 	t.Helper()
-	last, stop := context.WithCancel(ctx)
-	defer stop()
+	all, abandon := context.WithCancel(ctx)
+	last, stop := context.WithCancel(all)
 	var running sync.WaitGroup
+	defer running.Wait() // whatever happens, none outlives the test
+	defer stop()
+	defer abandon()
 	for n := range shards {
 		running.Go(func() {
 			r := rand.New(rand.NewPCG(seed, uint64(n)))
 			for range 3 { // runs that end in the middle, without a last checkpoint
-				st.runShard(t, ctx, r, n, shards, 100+r.Int64N(2000))
+				st.runShard(t, all, r, n, shards, 100+r.Int64N(2000))
 			}
 			st.runShard(t, last, r, n, shards, 0)
 		})

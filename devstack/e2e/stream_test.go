@@ -128,6 +128,7 @@ func openStream(t *testing.T, ctx context.Context, at stack.Addresses, specFile 
 	})
 	must(err)
 	must(objstore.Probe(ctx, st.objects))
+	t.Cleanup(func() { _ = st.objects.(*objstore.S3).Close() }) // a gateway waits half a minute for connections when it stops
 	return st
 }
 

@@ -56,17 +56,20 @@ type writes struct {
 	enough chan struct{} // closed after killAfter of them
 }
 
-// run writes names that begin with a prefix until a write fails.
+// run writes names that begin with a prefix until a write fails after enough of them.
 func (w *writes) run(ctx context.Context, prefix string, write func(ctx context.Context, name string) error) {
 	for n := 0; ; n++ {
 		name := prefix + "-" + strconv.Itoa(n)
 		if err := write(ctx, name); err != nil {
-			return
+			if ctx.Err() != nil || len(w.acked) > killAfter {
+				return
+			}
+			continue // a busy machine may be too slow for one write
 		}
 		w.mu.Lock()
 		w.acked = append(w.acked, name)
 		w.mu.Unlock()
-		if n == killAfter {
+		if len(w.acked) == killAfter+1 {
 			close(w.enough)
 		}
 	}
