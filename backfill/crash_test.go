@@ -43,9 +43,9 @@ func TestSliceDiesAnywhere(t *testing.T) {
 	deaths := 0
 	for _, c := range []struct {
 		after bool
-		least int // of pieces
+		spill int // events
 		every int // calls
-	}{{false, unsorted, 1}, {true, unsorted, 1}, {false, 16, 9}, {true, 16, 9}} {
+	}{{false, 0, 1}, {true, 0, 1}, {false, 20, 3}, {true, 20, 3}} {
 		after := c.after
 		for at := 1; ; at += c.every {
 			w, p := crashWorld(t)
@@ -53,7 +53,7 @@ func TestSliceDiesAnywhere(t *testing.T) {
 			for slice := range p.Chunks[0].Slices {
 				in := SliceInput{Plan: p.Ref, Slice: slice, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: t.TempDir()}
 				if slice == 1 {
-					in.least = c.least
+					in.spillEvery = c.spill
 					w.objects.revive(at, after)
 				}
 				r, err := RunSlice(t.Context(), in, nil)
@@ -65,7 +65,7 @@ func TestSliceDiesAnywhere(t *testing.T) {
 					if !errors.Is(err, errDied) {
 						t.Fatal(err)
 					}
-					in.least = unsorted // whoever comes next has more memory
+					in.spillEvery = 0 // whoever comes next has more memory
 					if r, err = RunSlice(t.Context(), in, nil); err != nil {
 						t.Fatalf("call %d: %v", at, err)
 					}
@@ -112,8 +112,8 @@ func nothingGone(t *testing.T, w *world, p *Plan) {
 				named[f.Key] = true
 			}
 		}
-		for _, f := range last.files(false) {
-			named[f.Key] = true
+		for _, key := range last.files() {
+			named[key] = true
 		}
 	}
 	for _, key := range w.objects.keys(p.Ref.String() + "/slices/") {
@@ -213,7 +213,7 @@ func TestSliceLeavesNoFiles(t *testing.T) {
 	w, p := crashWorld(t)
 	dir := t.TempDir()
 	seen := 0
-	in := SliceInput{Plan: p.Ref, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: dir, least: 16}
+	in := SliceInput{Plan: p.Ref, Job: w.new, Objects: w.objects, Decoders: 1, TempDir: dir, spillEvery: 20}
 	w.objects.called = func() {
 		seen++
 		if left := names(t, dir); len(left) > 0 {
@@ -233,6 +233,8 @@ func TestDamagedStaging(t *testing.T) {
 		"changed rows":  func(w *world, m *SliceManifest) { w.objects.objects[m.Rows.Key][m.Rows.Bytes/2] ^= 1 },
 		"missing state": func(w *world, m *SliceManifest) { delete(w.objects.objects, m.State[0].Pieces[0].Key) },
 		"changed state": func(w *world, m *SliceManifest) { w.objects.objects[m.State[0].Pieces[0].Key][9] ^= 1 },
+		"missing spill": func(w *world, m *SliceManifest) { delete(w.objects.objects, m.Spilled.Keys()[0]) },
+		"changed spill": func(w *world, m *SliceManifest) { w.objects.objects[m.Spilled.Keys()[0]][9] ^= 1 },
 		"other rows": func(w *world, m *SliceManifest) {
 			m.Sums[0]++
 			text, _ := encodeJSON(m)
@@ -241,7 +243,11 @@ func TestDamagedStaging(t *testing.T) {
 	} {
 		w, p := crashWorld(t)
 		s := newStore(t)
-		_, err := RunSlice(t.Context(), SliceInput{Plan: p.Ref, Job: w.new, Objects: w.objects, TempDir: t.TempDir()}, nil)
+		in := SliceInput{Plan: p.Ref, Job: w.new, Objects: w.objects, TempDir: t.TempDir()}
+		if strings.HasSuffix(name, " spill") {
+			in.spillEvery = 20
+		}
+		_, err := RunSlice(t.Context(), in, nil)
 		m, err2 := loadSliceManifest(t.Context(), w.objects, p.Ref, 0, 0)
 		if err != nil || err2 != nil {
 			t.Fatal(err, err2)

@@ -1,14 +1,16 @@
 package backfill
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"hash/crc64"
+	"math"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,19 +20,13 @@ import (
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/operator"
 	"github.com/weftdata/weft/results"
+	"github.com/weftdata/weft/spill"
 )
 
 const (
 	stateBytesMax = 256 << 20 // of one object of state
 	progressEvery = 250 * time.Millisecond
 )
-
-// ways are how a slice may be computed. What does not fit in memory in one way is computed in the next: as it is read, in order of
-// time, and then some of the key groups after others.
-var ways = []int{unsorted, 1, 16, event.KeyGroups}
-
-// unsorted is the way of a slice that fits in memory with all that happens in its time.
-const unsorted = 0
 
 // SliceInput says which slice to run. Job must be the compiled spec of the plan's version.
 type SliceInput struct {
@@ -45,7 +41,7 @@ type SliceInput struct {
 	RecordsPerSecond int    // 0: as fast as it goes
 	TempDir          string // default os.TempDir
 
-	least int // of ways, that tests begin with
+	spillEvery int // events after which all that is open goes to disk; 0: as memory demands. For tests
 }
 
 // SliceResult is what a slice did. It is small: workflows carry it.
@@ -63,12 +59,11 @@ type SliceResult struct {
 	Events   int64            `json:"events"`   // linked
 	Sessions int64            `json:"sessions"` // staged
 	Rejects  map[string]int64 `json:"rejects"`  // staged, by reason
-	// StateBytes is what is open behind the slice, in memory; StoredBytes what was written of it.
-	StateBytes  int64 `json:"state_bytes"`
-	StoredBytes int64 `json:"stored_bytes"`
-	// Pieces are 0 where it fitted in memory as it was read. Otherwise its events were sorted by time on local disk, SortedBytes of
-	// them, and linked in so many pieces, of some key groups each, one after another.
-	Pieces      int     `json:"pieces"`
+	// StateBytes is what is open behind the slice, in memory; SpilledBytes what is on disk; StoredBytes what was written of both.
+	StateBytes   int64 `json:"state_bytes"`
+	SpilledBytes int64 `json:"spilled_bytes,omitempty"`
+	StoredBytes  int64 `json:"stored_bytes"`
+	// SortedBytes of events were sorted by time on local disk, 0 where all fitted in memory as it was read.
 	SortedBytes int64   `json:"sorted_bytes,omitempty"`
 	Seconds     float64 `json:"seconds"`
 	Digest      string  `json:"digest"` // of its sessions
@@ -99,10 +94,12 @@ type SliceManifest struct {
 	Least    event.Micros `json:"least_start_us"` // of the sessions
 	Greatest event.Micros `json:"greatest_end_us"`
 
-	Rows     FileRef     `json:"rows"`     // sessions and rejects, exactly
-	Sessions FileRef     `json:"parquet"`  // the sessions as Parquet, for people
-	Rejected FileRef     `json:"rejected"` // the rejects as Parquet
-	State    []StatePart `json:"state"`    // what the next slice starts from; empty where the chunk is done
+	Rows     FileRef `json:"rows"`     // sessions and rejects, exactly
+	Sessions FileRef `json:"parquet"`  // the sessions as Parquet, for people
+	Rejected FileRef `json:"rejected"` // the rejects as Parquet
+	// State and Spilled are what the next slice starts from, in memory and on disk; empty where the chunk is done.
+	State   []StatePart  `json:"state"`
+	Spilled *spill.State `json:"spilled,omitempty"`
 }
 
 // SliceFile is a data file that a slice read.
@@ -116,9 +113,8 @@ type SliceFile struct {
 	Table *PlannedTable `json:"table,omitempty"` // of a row group of a file of others
 }
 
-// StatePart is one part of a core's snapshot: of one piece of the slice, where it was computed in pieces.
+// StatePart is one part of a core's snapshot.
 type StatePart struct {
-	Piece  int       `json:"piece,omitempty"` // from 0
 	Number uint64    `json:"number"`
 	Pieces []FileRef `json:"pieces"`
 }
@@ -135,7 +131,7 @@ func loadSliceManifest(ctx context.Context, objects ObjectStore, ref PlanRef, ch
 	switch {
 	case err != nil || !found:
 		return nil, err
-	case m.Format != stageFormat || m.Plan != ref || m.Chunk != chunk || m.Slice != slice:
+	case m.Format != sliceFormat || m.Plan != ref || m.Chunk != chunk || m.Slice != slice:
 		return nil, fmt.Errorf("%w: %s is of slice %d of chunk %d of %s, format %d", ErrStaged, key, m.Slice, m.Chunk, m.Plan, m.Format)
 	}
 	return m, nil
@@ -145,10 +141,9 @@ func loadSliceManifest(ctx context.Context, objects ObjectStore, ref PlanRef, ch
 // twice at once: the first to put the manifest has done it, and any other returns what that one did. progress is called several
 // times a second, from a goroutine of its own, until RunSlice returns; it may be nil.
 //
-// A slice that needs more than MemoryBytes splits itself. First its events are sorted by time on local disk, so that sessions are
-// handed out while it goes on and only what is open is held; then, where the job is sharded, in 16 pieces of its key groups and in
-// 256, of which one is in memory at a time. Its successors go on as it ended. It fails with ErrOpenState where what is open of
-// one key group is too much.
+// A slice that needs more than MemoryBytes splits itself. Its events are sorted by time on local disk, so that sessions are handed
+// out while it goes on and only what is open is held; and of that, what does not fit is held on disk too. Its successors go on as it
+// ended. It fails with ErrOpenState where not even the index of that fits.
 func RunSlice(ctx context.Context, in SliceInput, progress func(SliceProgress)) (SliceResult, error) {
 	if in.Job == nil || in.Objects == nil {
 		return SliceResult{}, usage("a slice without a job or objects")
@@ -201,24 +196,16 @@ func (s *slicing) run(ctx context.Context, progress func(SliceProgress)) (r Slic
 	s.all.Store(s.slice.Bytes)
 	s.phase.Store("restoring")
 	defer s.watch(progress)()
-	way := unsorted
-	if s.before != nil {
-		way = s.before.Pieces
+	if in.spillEvery > 0 || s.before != nil && (s.before.SortedBytes > 0 || s.before.Spilled != nil) {
+		return s.attempt(ctx, s.sorted)
 	}
-	way = max(way, in.least)
-	for {
-		m, err := s.attempt(ctx, way)
-		if !errors.Is(err, errMemory) {
-			return m, err
-		}
-		next := slices.Index(ways, way) + 1
-		if next == 0 || next == len(ways) || ways[next] > 1 && in.Job.Spec.ShardBy == "" {
-			return r, err
-		}
-		way = ways[next]
-		s.records.Store(0)
-		s.bytes.Store(0)
+	r, err = s.attempt(ctx, s.link)
+	if !errors.Is(err, errMemory) {
+		return r, err
 	}
+	s.records.Store(0)
+	s.bytes.Store(0)
+	return s.attempt(ctx, s.sorted)
 }
 
 // earlier returns what there is to return of a slice that is done, or not needed.
@@ -305,19 +292,13 @@ func (s *slicing) config() correlate.Config {
 	return cfg
 }
 
-// core returns a core that goes on where the slice before left a piece; of all pieces where the slice is computed as a whole.
-func (s *slicing) core(ctx context.Context, piece, pieces int) (*correlate.Core, error) {
+// core returns a core that goes on where the slice before ended.
+func (s *slicing) core(ctx context.Context) (*correlate.Core, error) {
 	if s.before == nil {
 		return correlate.New(s.config())
 	}
-	// What the slice before was divided into may be divided further.
-	had := max(1, s.before.Pieces)
-	per := max(1, pieces) / had
 	var chain [][]byte
 	for _, part := range s.before.State {
-		if part.Piece != piece/per {
-			continue
-		}
 		var all []byte
 		for i := range part.Pieces {
 			data, err := part.Pieces[i].get(ctx, s.in.Objects)
@@ -332,25 +313,19 @@ func (s *slicing) core(ctx context.Context, piece, pieces int) (*correlate.Core,
 		}
 		chain = append(chain, all)
 	}
-	groups := event.KeyGroups / max(1, pieces)
-	return correlate.RestoreGroups(s.config(), correlate.Groups{From: piece * groups, To: (piece + 1) * groups, Keyless: piece%per == 0}, chain...)
+	return correlate.Restore(s.config(), chain...)
 }
 
-// attempt computes the slice in one of the ways, and commits it.
-func (s *slicing) attempt(ctx context.Context, way int) (r SliceResult, err error) {
+// attempt computes the slice in one way, and commits it.
+func (s *slicing) attempt(ctx context.Context, compute func(context.Context, *SliceManifest, *staging) error) (r SliceResult, err error) {
 	out, err := s.newStaging()
 	if err != nil {
 		return r, err
 	}
 	defer out.remove()
-	m := &SliceManifest{Format: stageFormat, Plan: s.in.Plan, Version: s.plan.Version, Checksum: s.plan.Checksum, Nonce: s.nonce}
-	m.Chunk, m.Slice, m.Range, m.Pieces = s.in.Chunk, s.in.Slice, s.slice.Range, way
-	if way == unsorted {
-		err = s.link(ctx, m, out)
-	} else {
-		err = s.sorted(ctx, m, out)
-	}
-	if err != nil {
+	m := &SliceManifest{Format: sliceFormat, Plan: s.in.Plan, Version: s.plan.Version, Checksum: s.plan.Checksum, Nonce: s.nonce}
+	m.Chunk, m.Slice, m.Range = s.in.Chunk, s.in.Slice, s.slice.Range
+	if err := compute(ctx, m, out); err != nil {
 		return r, err
 	}
 	return s.commit(ctx, m, out)
@@ -359,7 +334,7 @@ func (s *slicing) attempt(ctx context.Context, way int) (r SliceResult, err erro
 // link links the events as they are read.
 func (s *slicing) link(ctx context.Context, m *SliceManifest, out *staging) error {
 	s.phase.Store("restoring")
-	core, err := s.core(ctx, 0, 1)
+	core, err := s.core(ctx)
 	if err != nil {
 		return err
 	}
@@ -383,7 +358,7 @@ func (s *slicing) link(ctx context.Context, m *SliceManifest, out *staging) erro
 	if out.err != nil {
 		return out.err
 	}
-	return s.store(ctx, m, core, 0)
+	return s.store(ctx, m, core, nil)
 }
 
 // isLast tells whether no slice of the chunk follows, and isBehind whether none has to.
@@ -396,14 +371,10 @@ func (s *slicing) isBehind() bool {
 func (s *slicing) fits(core *correlate.Core) error {
 	n := core.StateBytes()
 	s.stateNow.Store(n)
-	if n <= s.in.MemoryBytes {
-		return nil
+	if n > s.in.MemoryBytes {
+		return fmt.Errorf("%w of %d bytes: %d", errMemory, s.in.MemoryBytes, n)
 	}
-	remedy := "allow more memory (fewer slices at once in a process: GOMAXPROCS), lower the gaps or max_span, or shard the job (shard_by)"
-	if s.in.Job.Spec.ShardBy != "" {
-		remedy = "allow more memory (fewer slices at once in a process: GOMAXPROCS), lower the gaps or max_span, or shard by a field with more values"
-	}
-	return fmt.Errorf("%w of %d bytes: %d of one piece, in a slice from %s; %s", errMemory, s.in.MemoryBytes, n, timeText(s.slice.Range.From), remedy)
+	return nil
 }
 
 // read reads and decodes what the slice reads, stages its rejects, and hands on the events of its time.
@@ -432,63 +403,80 @@ func (s *slicing) read(ctx context.Context, out *staging, take func(*event.Batch
 	return err
 }
 
-// sorted sorts the events by time on local disk, and links each piece of the key groups after the other.
+// sorted sorts the events by time on local disk, and links them in that order. What is open and does not fit is on disk too.
 func (s *slicing) sorted(ctx context.Context, m *SliceManifest, out *staging) error {
 	s.phase.Store("sorting")
 	s.stateNow.Store(0)
 	cfg := s.config()
-	sorter := &sorter{dir: s.in.TempDir, near: cfg.Near(), parts: m.Pieces, limit: int(min(s.in.MemoryBytes/4, 1<<30))}
+	sorter := newSorter(s.in.TempDir, &cfg, s.in.MemoryBytes)
 	defer sorter.remove()
+	if s.in.spillEvery > 0 {
+		sorter.batch = s.in.spillEvery
+	}
 	if err := s.read(ctx, out, sorter.add); err != nil {
 		return err
 	}
 	if err := sorter.end(); err != nil {
 		return err
 	}
-	m.SortedBytes = sorter.spilled
-	owning := false
-	for piece := range m.Pieces {
-		owns, err := s.piece(ctx, m, sorter, piece, out)
+	m.SortedBytes = sorter.written
+
+	s.phase.Store("restoring")
+	core, err := s.core(ctx)
+	if err != nil {
+		return err
+	}
+	spilled := newSpill(s.in.TempDir, s.in.MemoryBytes, s.objectName()+"-spill", crc64.Checksum([]byte(s.in.Plan.String()), crc64.MakeTable(crc64.ECMA)))
+	defer spilled.Close()
+	if s.before != nil {
+		err := spilled.Restore(ctx, s.get, s.before.Spilled)
+		if errors.Is(err, spill.ErrCorrupt) {
+			err = fmt.Errorf("%w: %w", ErrStaged, err)
+		}
 		if err != nil {
 			return err
 		}
-		owning = owning || owns
-	}
-	if m.Done = s.isLast() || s.isBehind() && !owning; m.Done {
-		// That no piece has anything to hand out was known only behind the last.
-		m.State, m.StateBytes, m.StoredBytes = nil, 0, 0
-	}
-	return nil
-}
-
-// piece links the events of a piece in order of time, and stores its state. It tells whether the chunk's sessions are still open.
-func (s *slicing) piece(ctx context.Context, m *SliceManifest, sorter *sorter, piece int, out *staging) (owns bool, err error) {
-	s.phase.Store("restoring")
-	core, err := s.core(ctx, piece, m.Pieces)
-	if err != nil {
-		return false, err
 	}
 	s.phase.Store("linking")
 	before := core.Stats().Events
-	err = sorter.each(ctx, piece, func(b *event.Batch) error {
-		if err := core.Apply(b, out); err != nil {
+	err = sorter.link(ctx, core, spilled, out, func() error {
+		s.stateNow.Store(core.StateBytes() + spilled.Status().Bytes)
+		if s.in.spillEvery > 0 {
+			out.keep(spilled.Spill(ctx, core, math.MaxInt64/2))
+		}
+		return out.err
+	})
+	if errors.Is(err, errMemory) {
+		return fmt.Errorf("slice from %s: %w; allow more memory (fewer slices at once in a process: GOMAXPROCS), or lower the gaps or max_span",
+			timeText(s.slice.Range.From), err)
+	}
+	if err != nil {
+		return err
+	}
+	if err := spilled.Advance(core, s.slice.Range.To, out); err != nil {
+		return err
+	}
+	m.Events = core.Stats().Events - before
+	if m.Done = s.isLast(); !m.Done && s.isBehind() {
+		owning, err := spilled.Owning(core)
+		if err != nil {
 			return err
 		}
-		core.Advance(b.Events[len(b.Events)-1].Time, out)
-		return cmp.Or(out.err, s.fits(core))
-	})
-	if err != nil {
-		return false, err
+		m.Done = !owning
 	}
-	core.Advance(s.slice.Range.To, out)
-	m.Events += core.Stats().Events - before
-	if s.isLast() {
-		core.Advance(event.MaxTime, out)
+	if m.Done {
+		return cmp.Or(spilled.Advance(core, event.MaxTime, out), out.err)
 	}
-	if s.isLast() || out.err != nil {
-		return false, out.err
+	if out.err != nil {
+		return out.err
 	}
-	return core.Owning(), s.store(ctx, m, core, piece)
+	return s.store(ctx, m, core, spilled)
+}
+
+// get reads an object.
+func (s *slicing) get(ctx context.Context, key string) ([]byte, error) {
+	data, _, err := s.in.Objects.Get(ctx, key)
+	return data, err
 }
 
 // staging writes what a slice gives. It implements correlate.Output.
@@ -614,8 +602,8 @@ func (s *slicing) commit(ctx context.Context, m *SliceManifest, out *staging) (r
 		return m.SliceResult, nil
 	}
 	// Another one was faster; what this one wrote is garbage, and Sweep finds what is left of it.
-	for _, f := range m.files(true) {
-		if in.Objects.Delete(ctx, f.Key) != nil {
+	for _, key := range m.files() {
+		if strings.HasPrefix(key, s.objectName()) && in.Objects.Delete(ctx, key) != nil {
 			break
 		}
 	}
@@ -632,46 +620,47 @@ func (s *slicing) objectName() string {
 }
 
 // store writes what is open: what changed since the slice before, and a share of the rest. The parts that a restore needs are
-// then about twice the state, and each slice writes little more than what it changed. A piece that was not one before is written
-// whole.
-func (s *slicing) store(ctx context.Context, m *SliceManifest, core *correlate.Core, piece int) error {
+// then about twice the state, and each slice writes little more than what it changed. What is on disk is written once.
+func (s *slicing) store(ctx context.Context, m *SliceManifest, core *correlate.Core, spilled *spill.Store) error {
 	s.phase.Store("storing")
-	m.StateBytes += core.StateBytes()
-	goesOn := s.before != nil && max(1, s.before.Pieces) == max(1, m.Pieces)
-	var data []byte
-	if goesOn {
-		data = core.AppendPart(nil)
-	} else {
-		data = core.AppendSnapshot(nil)
-	}
-	m.StoredBytes += int64(len(data))
-	part := StatePart{Piece: piece, Number: core.PartNumber()}
+	m.StateBytes = core.StateBytes()
+	data := core.AppendPart(nil)
+	m.StoredBytes = int64(len(data))
+	part := StatePart{Number: core.PartNumber()}
 	for n := 0; len(data) > 0; n++ {
 		size := min(len(data), stateBytesMax)
-		ref, err := putBytes(ctx, s.in.Objects, fmt.Sprintf("%s-%d-%d-%d.state", s.objectName(), m.Pieces, piece, n), data[:size])
+		ref, err := putBytes(ctx, s.in.Objects, fmt.Sprintf("%s-%d.state", s.objectName(), n), data[:size])
 		if err != nil {
 			return err
 		}
 		part.Pieces, data = append(part.Pieces, ref), data[size:]
 	}
-	if goesOn {
+	if s.before != nil {
 		for _, p := range s.before.State {
-			if p.Piece == piece && p.Number >= core.NeededPart() {
+			if p.Number >= core.NeededPart() {
 				m.State = append(m.State, p)
 			}
 		}
 	}
 	m.State = append(m.State, part)
-	return nil
+
+	save := spilled.Checkpoint(1)
+	defer spilled.Saved()
+	m.Spilled, m.SpilledBytes = save.State(), spilled.Status().Bytes
+	return save.Upload(func(key string, data []byte) error {
+		m.StoredBytes += int64(len(data))
+		_, err := s.in.Objects.Put(ctx, key, bytes.NewReader(data), int64(len(data)))
+		return err
+	})
 }
 
-// files are the objects that a manifest lists; own: only those that its slice wrote.
-func (m *SliceManifest) files(own bool) (list []FileRef) {
-	list = []FileRef{m.Rows, m.Sessions, m.Rejected}
-	for i, part := range m.State {
-		if last := i == len(m.State)-1 || m.State[i+1].Piece != part.Piece; last || !own { // of each piece the last is new
-			list = append(list, part.Pieces...)
+// files are the objects that a manifest lists, by their keys.
+func (m *SliceManifest) files() (keys []string) {
+	keys = []string{m.Rows.Key, m.Sessions.Key, m.Rejected.Key}
+	for _, part := range m.State {
+		for _, f := range part.Pieces {
+			keys = append(keys, f.Key)
 		}
 	}
-	return list
+	return append(keys, m.Spilled.Keys()...)
 }

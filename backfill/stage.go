@@ -109,6 +109,7 @@ func (o archiveOf) Keys(ctx context.Context, prefix, after string) iter.Seq2[str
 const (
 	stageRoot     = "backfill/"
 	stageFormat   = 1
+	sliceFormat   = 2 // of the manifests of slices
 	chunkDigits   = 5
 	sliceDigits   = 6
 	attemptDigits = 4

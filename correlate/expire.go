@@ -63,15 +63,7 @@ func (c *Core) Advance(watermark event.Micros, out Output) {
 		}
 	}
 	if done > 0 {
-		c.dirty = slices.DeleteFunc(c.dirty, func(i uint32) bool {
-			p := c.comps.at(i)
-			if p.n > 0 {
-				return false
-			}
-			p.inDirty = false
-			c.releaseComp(i)
-			return true
-		})
+		c.tidyDirty()
 	}
 	if oldest-c.forgot > max(c.retention/8, c.wheel.unit) || c.forgot == event.MinTime {
 		c.forgot = oldest
@@ -80,6 +72,19 @@ func (c *Core) Advance(watermark event.Micros, out Output) {
 		c.reports.forget(c, oldest-c.gapMax-c.cfg.Session.MaxSpan-2*c.wheel.unit, out)
 		c.forgetSteps()
 	}
+}
+
+// tidyDirty forgets what has nothing left to hand out.
+func (c *Core) tidyDirty() {
+	c.dirty = slices.DeleteFunc(c.dirty, func(i uint32) bool {
+		p := c.comps.at(i)
+		if p.n > 0 {
+			return false
+		}
+		p.inDirty = false
+		c.releaseComp(i)
+		return true
+	})
 }
 
 // expire hands out and forgets what is sealed of a component, and puts the rest back into the wheel.

@@ -14,33 +14,6 @@ import (
 // Restore returns the core that a chain describes: a snapshot and the parts after it, or parts alone, from Core.NeededPart
 // on. What is in it from before that does no harm. The config must be that of the core that wrote them.
 func Restore(cfg Config, chain ...[]byte) (*Core, error) {
-	return RestoreGroups(cfg, Groups{To: event.KeyGroups, Keyless: true}, chain...)
-}
-
-// Groups are the key groups from From to before To. A component without a key is in none: it goes where Keyless is set.
-type Groups struct {
-	From, To int
-	Keyless  bool
-}
-
-// holds tells whether a component is of the groups. All its keys are of one.
-func (g *Groups) holds(c *Core, p *comp) bool {
-	for i := p.frags; i != 0; i = c.frags.at(i).next {
-		for r := c.frags.at(i).runs; r != 0; {
-			run := c.keys.runs.at(r)
-			if !run.dead {
-				return int(run.group) >= g.From && int(run.group) < g.To
-			}
-			r = run.fragNext
-		}
-	}
-	return g.Keyless
-}
-
-// RestoreGroups is Restore for a core that is to go on with some of the key groups only, and so with less memory: events of
-// different groups never link. All components are restored once, where there are cores for all groups and one of them has what is
-// keyless. Identities are in all of them. It must go on with a snapshot of its own, not with a part.
-func RestoreGroups(cfg Config, g Groups, chain ...[]byte) (*Core, error) {
 	c, err := New(cfg)
 	if err != nil {
 		return nil, err
@@ -59,7 +32,7 @@ func RestoreGroups(cfg Config, g Groups, chain ...[]byte) (*Core, error) {
 	}
 	// A snapshot does not say what is gone, so nothing from before it may be looked at.
 	unused := len(chain) - int(c.changed.number+1-needed)
-	if err := c.restore(bodies[unused:], g); err != nil {
+	if err := c.restore(bodies[unused:]); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -94,7 +67,7 @@ func (c *Core) open(s []byte, place int) ([]byte, error) {
 
 // restore reads the bodies of a chain into an empty core. It trusts nothing: whatever the bytes, it ends with a
 // consistent core or an error, in memory proportional to the bytes and to the greatest number.
-func (c *Core) restore(bodies [][]byte, g Groups) error {
+func (c *Core) restore(bodies [][]byte) error {
 	var chunks, cells, comps items
 	for i, body := range bodies {
 		r := snapshotReader{c: c, b: body}
@@ -129,12 +102,7 @@ func (c *Core) restore(bodies [][]byte, g Groups) error {
 		return err
 	}
 	c.reports.rebuild(max(64, len(c.reports.slots)))
-	err := comps.each(func(n uint32, r *snapshotReader) {
-		if r.comp(n); r.err == nil && !g.holds(c, c.comps.at(n)) {
-			c.leaveOut(n)
-		}
-	}, c)
-	if err != nil {
+	if err := comps.each(func(n uint32, r *snapshotReader) { r.comp(n) }, c); err != nil {
 		return err
 	}
 	c.seen.numbers.gaps(func(chunk **seenChunk) bool { return *chunk == nil })
@@ -142,20 +110,6 @@ func (c *Core) restore(bodies [][]byte, g Groups) error {
 	c.comps.gaps(func(p *comp) bool { return p.n == 0 })
 	c.changed.comps, c.reports.changed, c.seen.changed = nil, nil, nil
 	return nil
-}
-
-// leaveOut takes the component that was read last out again, so that its memory is used for the next.
-func (c *Core) leaveOut(i uint32) {
-	p := c.comps.at(i)
-	at, _ := slices.BinarySearchFunc(c.wheel.buckets, p.due, compareBucket)
-	c.wheel.buckets[at].head = p.wheel // it was put there first
-	if p.inDirty {
-		c.dirty = c.dirty[:len(c.dirty)-1]
-	}
-	for p.n > 0 {
-		c.forgetFrag(p.frags, c.frags.at(p.frags))
-	}
-	*p = comp{}
 }
 
 // items holds numbered items in the order in which they were read; later ones take the place of earlier ones.

@@ -17,24 +17,27 @@ import (
 //		Load every spilled component with a Reach that meets n
 //	}
 //	c.Apply(batch, out)
-//	c.Spill(seed, bytes, false, keep)        // when memory is short
+//	c.Spill(seed, bytes, Which{}, keep)      // when memory is short
 //
 // Then results are those of a core that never spilled. An event can only link to a component through a key value within
 // reach of a run of it; so a component that is met by no need cannot tell that the event came, and the other way round.
 // Loading one that is not needed does no harm. One whose Expiry is before Oldest may be forgotten.
 //
-// A component is spilled only when all it has to say was handed out. So its end hands out nothing, and needs nobody.
+// A component is spilled only when all it has to say was handed out. So its end hands out nothing, and needs nobody. Which.Unsaid
+// takes others too. They have to be loaded once more before each Advance that takes Oldest past their Expiry, to be handed out.
 
 // SpillBytesMax bounds a spilled component: one that takes more stays in memory, since it would be moved as a whole.
 const SpillBytesMax = 4 << 20
 
 // Spilled is a component on its way out of memory. It is reused: valid during the call that hands it over.
 type Spilled struct {
-	Bytes  []byte       // what Load takes; docs/formats/spill.md describes it
-	Reach  []Reach      // through which events can link to it
-	IDs    []ID         // of the sessions that were handed out for it: Repair needs it loaded when one of them is asked for
-	Expiry event.Micros // the last time at which an event could link to it
-	Events int          // in its timelines
+	Bytes []byte  // what Load takes; docs/formats/spill.md describes it
+	Reach []Reach // through which events can link to it
+	IDs   []ID    // of the sessions that were handed out for it: Repair needs it loaded when one of them is asked for
+	// Expiry is the last time at which an event could link to it, or, where that is earlier, to a session of it that was not
+	// handed out.
+	Expiry event.Micros
+	Events int // in its timelines
 }
 
 // Reach is a key value, by its hash, and the times at which an event that has it links.
@@ -130,42 +133,50 @@ type hand struct {
 	idle   event.Micros
 }
 
+// Which tells which components Spill takes.
+type Which struct {
+	Recent bool // those too whose last event is not long ago
+	Unsaid bool // those too that changed since they were handed out, or never were
+}
+
 // Spill takes components out of the core until about so many bytes of memory are free again, and hands each to keep. It
-// prefers those whose last event is long ago; with all it takes whatever was handed out since it changed. It returns how
-// many bytes became free.
-func (c *Core) Spill(seed uint64, goal int64, all bool, keep func(*Spilled)) (freed int64) {
+// returns how many bytes became free.
+func (c *Core) Spill(seed uint64, goal int64, which Which, keep func(*Spilled)) (freed int64) {
 	before := c.UsedBytes()
-	h, w := &c.hand, spiller{c: c, seed: seed, keep: keep}
+	h, w := &c.hand, spiller{c: c, seed: seed, unsaid: which.Unsaid, keep: keep}
 	for around := 0; around < 3; {
 		at, found := slices.BinarySearchFunc(c.wheel.buckets, h.bucket, compareBucket)
 		if at == len(c.wheel.buckets) {
 			around++
-			*h = hand{bucket: math.MinInt64, idle: c.idle()}
+			*h = hand{bucket: math.MinInt64, idle: c.idle(which.Unsaid)}
 			continue
 		}
 		if !found {
 			h.bucket, h.prev = c.wheel.buckets[at].number, 0
 		}
 		idle := h.idle
-		if all {
+		if which.Recent {
 			idle = event.MaxTime
 		}
 		if w.bucket(&c.wheel.buckets[at], h, idle, before-goal) {
 			break
 		}
 	}
+	if which.Unsaid {
+		c.tidyDirty()
+	}
 	return before - c.UsedBytes()
 }
 
 // idle returns a time before which about a quarter of the components had their last event.
-func (c *Core) idle() event.Micros {
+func (c *Core) idle(unsaid bool) event.Micros {
 	const samples = 1024
 	var times []event.Micros
 	for i := uint32(1); i < c.comps.next; i += max(1, c.comps.next/samples) {
 		if c.comps.chunks[i>>10] == nil {
 			continue
 		}
-		if p := c.comps.at(i); p.n > 0 && !p.inDirty {
+		if p := c.comps.at(i); p.n > 0 && (unsaid || !p.inDirty) {
 			times = append(times, p.max)
 		}
 	}
@@ -178,10 +189,11 @@ func (c *Core) idle() event.Micros {
 
 // spiller writes components and takes them out of the core.
 type spiller struct {
-	c    *Core
-	seed uint64
-	keep func(*Spilled)
-	out  Spilled
+	c      *Core
+	seed   uint64
+	unsaid bool
+	keep   func(*Spilled)
+	out    Spilled
 }
 
 // bucket goes on through a bucket of the wheel and spills what was idle since. It returns true once the core uses no more
@@ -199,7 +211,7 @@ func (w *spiller) bucket(b *wheelBucket, h *hand, idle event.Micros, until int64
 	for at != 0 {
 		p := c.comps.at(at)
 		next := p.wheel
-		if p.n == 0 || p.max <= idle && !p.inDirty && w.spill(p) {
+		if p.n == 0 || p.max <= idle && (w.unsaid || !p.inDirty) && w.spill(p) {
 			if prev == 0 {
 				b.head = next
 			} else {
@@ -220,13 +232,19 @@ func (w *spiller) bucket(b *wheelBucket, h *hand, idle event.Micros, until int64
 	return c.UsedBytes() <= until
 }
 
-// spill hands a component over and frees what it holds. It returns false where the component is too large.
+// spill hands a component over and frees what it holds. It returns false where the component is too large, or about to be
+// handed out.
 func (w *spiller) spill(p *comp) bool {
 	c, s := w.c, &w.out
 	*s = Spilled{Bytes: s.Bytes[:0], Reach: s.Reach[:0], IDs: s.IDs[:0], Expiry: event.MinTime}
+	due := event.MaxTime
 	for i := p.frags; i != 0; i = c.frags.at(i).next {
 		f := c.frags.at(i)
-		s.Expiry = max(s.Expiry, c.expiry(f))
+		end := c.expiry(f)
+		s.Expiry = max(s.Expiry, end)
+		if p.over && f.dirty { // each fragment is a session
+			due = min(due, end)
+		}
 		s.Events += int(f.n)
 		if s.Events > SpillBytesMax/eventBytesMin {
 			return false
@@ -242,6 +260,10 @@ func (w *spiller) spill(p *comp) bool {
 		for e := f.emitted; e != 0; e = c.emitted.at(e).next {
 			s.IDs = append(s.IDs, c.emitted.at(e).id)
 		}
+	}
+	s.Expiry = min(s.Expiry, due)
+	if p.inDirty && s.Expiry < c.Oldest() {
+		return false // it waits for the end of its bucket
 	}
 	w.write(p)
 	if len(s.Bytes) > SpillBytesMax {
@@ -303,6 +325,22 @@ func SpilledExpiry(b []byte) (event.Micros, error) {
 		return 0, fmt.Errorf("%w: a spilled component is cut short", ErrSnapshotCorrupt)
 	}
 	return event.Micros(v), nil
+}
+
+// OwnsSpilled tells whether Owning would be true of a spilled component, by its bytes. It may be true where each fragment is
+// a session and those in the range are gone.
+func (c *Core) OwnsSpilled(b []byte) (bool, error) {
+	r := snapshotReader{c: c, b: b, spilled: true}
+	r.time(0)
+	for range r.count(1) {
+		r.text()
+	}
+	first := r.time(0)
+	last := first + r.span()
+	if r.err != nil {
+		return false, r.err
+	}
+	return c.cfg.Range.all() || first < c.cfg.Range.To && last >= c.cfg.Range.From, nil
 }
 
 // Load puts a spilled component back and returns the number of events in its timelines. One that has expired meanwhile is

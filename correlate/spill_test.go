@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -71,11 +72,11 @@ func (s *shelf) before(r *rand.Rand, c *Core, b *event.Batch) {
 func (s *shelf) after(r *rand.Rand, c *Core) {
 	switch r.IntN(4) {
 	case 0:
-		c.Spill(s.seed, 1<<40, true, s.keep)
+		c.Spill(s.seed, 1<<40, Which{Recent: true}, s.keep)
 	case 1:
-		c.Spill(s.seed, 1<<40, false, s.keep)
+		c.Spill(s.seed, 1<<40, Which{}, s.keep)
 	case 2:
-		c.Spill(s.seed, int64(r.IntN(2000)), r.IntN(2) == 0, s.keep)
+		c.Spill(s.seed, int64(r.IntN(2000)), Which{Recent: r.IntN(2) == 0}, s.keep)
 	}
 }
 
@@ -266,6 +267,95 @@ func TestSpillRange(t *testing.T) {
 	})
 }
 
+// TestSpillUnsaid hands out hardly anything before it is final, and spills it all the same. What is due is loaded before time passes
+// it, and every row is handed out.
+func TestSpillUnsaid(t *testing.T) {
+	needed, owned := 0, 0
+	eachSeed(t, 600, func(t *testing.T, r *rand.Rand) {
+		cfg := randomConfig(r, event.Micros(r.IntN(2)*r.IntN(80)))
+		horizon := event.Micros(300 + r.IntN(1+r.IntN(6000)))
+		events := randomEvents(r, 10+r.IntN(300), horizon)
+		want := reference(cfg, events)
+		from, to := event.MinTime, event.MaxTime
+		if r.IntN(2) == 0 && cfg.Session.MaxSpan < event.MaxTime/2 {
+			from = event.Micros(r.Int64N(int64(horizon)))
+			to = from + event.Micros(r.Int64N(int64(horizon)))
+			cfg.Range, cfg.Reports = Range{from, to + 1}, nil
+		}
+		slices.SortFunc(events, func(a, b refEvent) int { return cmp.Compare(a.time, b.time) })
+		c, err := New(*cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := newTable(t, cfg)
+		s := &shelf{t: t, seed: r.Uint64(), spare: 3 + r.IntN(200)}
+		flushes := r.IntN(2) * 10
+		var saved chain
+		advance := func(watermark event.Micros) {
+			due := watermark - cfg.Session.Retention
+			if watermark == event.MaxTime {
+				due = watermark
+			}
+			s.take(r, c, func(p *Spilled) bool { return p.Expiry < due })
+			c.Advance(watermark, out)
+			for i := range s.list {
+				if s.list[i].Expiry < c.Oldest() {
+					t.Fatalf("a component that is due at %d is on the shelf at %d", s.list[i].Expiry, c.Oldest())
+				}
+			}
+		}
+		for left := events; len(left) > 0; {
+			n := min(len(left), 1+r.IntN(20))
+			b := batchOf(left[:n])
+			s.before(r, c, b)
+			if err := c.Apply(b, out); err != nil {
+				t.Fatal(err)
+			}
+			if r.IntN(3) > 0 {
+				c.Spill(s.seed, int64(r.IntN(1<<r.IntN(20))), Which{Recent: r.IntN(2) == 0, Unsaid: true}, s.keep)
+			}
+			if r.IntN(3) > 0 {
+				advance(left[n-1].time)
+			}
+			left = left[n:]
+			if flushes > 0 && r.IntN(flushes) == 0 {
+				c.Flush(out)
+			}
+			if r.IntN(5) == 0 {
+				c = saved.next(t, r, cfg, c)
+			}
+			c.Spill(s.seed, int64(r.IntN(1<<r.IntN(20))), Which{Recent: r.IntN(2) == 0, Unsaid: true}, s.keep)
+		}
+		all := c.Owning()
+		for i := range s.list {
+			owns, err := c.OwnsSpilled(s.list[i].Bytes)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = all || owns
+		}
+		before := len(out.rows)
+		advance(event.MaxTime)
+		c.Flush(out)
+		if len(out.rows) > before {
+			owned++
+			if !all {
+				t.Errorf("%d sessions of the range came although none was open", len(out.rows)-before)
+			}
+		}
+		got := map[string]string{}
+		for id, row := range out.rows {
+			got[out.first[id]] = row
+		}
+		maps.DeleteFunc(want.rows, func(k, _ string) bool { return want.start[k] < from || want.start[k] > to })
+		compareMaps(t, "rows", got, want.rows)
+		needed += s.needed
+	})
+	if needed < 1000 || owned < 50 {
+		t.Errorf("%d components were needed again, %d times sessions were open at the end: the test tests nothing", needed, owned)
+	}
+}
+
 // TestSpillFrees spills everything and finds memory as empty as it was.
 func TestSpillFrees(t *testing.T) {
 	cfg := testConfig(100_000, 1000, 10)
@@ -277,17 +367,17 @@ func TestSpillFrees(t *testing.T) {
 	if err := c.Apply(chains(rand.New(rand.NewPCG(1, 1)), 5000), discard{}); err != nil {
 		t.Fatal(err)
 	}
-	if n := c.Spill(1, 1<<40, true, func(*Spilled) {}); n != 0 {
+	if n := c.Spill(1, 1<<40, Which{Recent: true}, func(*Spilled) {}); n != 0 {
 		t.Errorf("spilled %d bytes of what was not handed out yet", n)
 	}
 	c.Flush(discard{})
 	s := &shelf{t: t, seed: 1}
 	full := c.UsedBytes()
 	goal := full / 4
-	if n := c.Spill(1, goal, false, s.keep); n < goal || n > goal*3/2 {
+	if n := c.Spill(1, goal, Which{}, s.keep); n < goal || n > goal*3/2 {
 		t.Errorf("%d bytes became free, want about %d", n, goal)
 	}
-	c.Spill(1, 1<<40, true, s.keep)
+	c.Spill(1, 1<<40, Which{Recent: true}, s.keep)
 	if st := c.Stats(); st.OpenEvents != 0 || st.OpenSessions != 0 || st.OpenKeys != 0 {
 		t.Errorf("%d events, %d sessions, %d keys are left in memory", st.OpenEvents, st.OpenSessions, st.OpenKeys)
 	}
@@ -322,7 +412,7 @@ func TestSpillPrefersIdle(t *testing.T) {
 	c.Flush(discard{})
 	newest := event.MinTime
 	goal := c.UsedBytes() / 10
-	c.Spill(1, goal, false, func(s *Spilled) {
+	c.Spill(1, goal, Which{}, func(s *Spilled) {
 		for _, r := range s.Reach {
 			newest = max(newest, r.To-40)
 		}
@@ -343,7 +433,7 @@ func TestLoadErrors(t *testing.T) {
 	}
 	c.Flush(discard{})
 	s := &shelf{t: t}
-	c.Spill(0, 1<<40, true, s.keep)
+	c.Spill(0, 1<<40, Which{Recent: true}, s.keep)
 	if len(s.list) < 5 {
 		t.Fatalf("%d components", len(s.list))
 	}
@@ -373,7 +463,7 @@ func FuzzLoad(f *testing.F) {
 		c.Flush(discard{})
 		return c
 	}
-	fresh().Spill(0, 1<<40, true, func(s *Spilled) { f.Add(slices.Clone(s.Bytes)) })
+	fresh().Spill(0, 1<<40, Which{Recent: true}, func(s *Spilled) { f.Add(slices.Clone(s.Bytes)) })
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c := fresh()
 		if _, err := c.Load(b); err != nil {
@@ -387,7 +477,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		c.Flush(discard{})
 		c.Advance(1500, discard{})
-		c.Spill(0, 1<<40, true, func(*Spilled) {})
+		c.Spill(0, 1<<40, Which{Recent: true}, func(*Spilled) {})
 		c.AppendSnapshot(nil)
 		c.Advance(event.MaxTime, discard{})
 		c.Flush(discard{})
@@ -411,7 +501,7 @@ func BenchmarkSpill(b *testing.B) {
 	b.Run("out-and-in", func(b *testing.B) {
 		for b.Loop() {
 			bytes, ends = bytes[:0], ends[:0]
-			c.Spill(1, 1<<40, true, func(s *Spilled) { bytes = append(bytes, s.Bytes...); ends = append(ends, len(bytes)) })
+			c.Spill(1, 1<<40, Which{Recent: true}, func(s *Spilled) { bytes = append(bytes, s.Bytes...); ends = append(ends, len(bytes)) })
 			start := 0
 			for _, end := range ends {
 				if _, err := c.Load(bytes[start:end]); err != nil {
@@ -446,7 +536,7 @@ func TestSpillParts(t *testing.T) {
 	c.Flush(discard{})
 	saved := chain{c.AppendPart(nil)}
 	s := &shelf{t: t, seed: 1}
-	c.Spill(s.seed, c.UsedBytes()/2, true, s.keep)
+	c.Spill(s.seed, c.UsedBytes()/2, Which{Recent: true}, s.keep)
 	saved = append(saved, c.AppendPart(nil))
 	left := 5
 	s.take(rand.New(rand.NewPCG(1, 1)), c, func(*Spilled) bool { left--; return left >= 0 })

@@ -18,6 +18,7 @@ import (
 	"github.com/weftdata/weft/jobspec"
 	"github.com/weftdata/weft/operator"
 	"github.com/weftdata/weft/publisher"
+	"github.com/weftdata/weft/spill"
 	"github.com/weftdata/weft/streaming"
 )
 
@@ -48,7 +49,7 @@ func metricsStatus() streaming.Status {
 			{Partition: streaming.Partition{Source: 0, Topic: "pay.orders", ID: 2}, Next: 40, End: 45},
 			{Partition: streaming.Partition{Source: 1, Topic: "pay.wallet", ID: 0}, Next: 50, End: 49}, // told before it was read
 		},
-		Spill: streaming.SpillStatus{Events: 71, Bytes: 72, Loads: 73},
+		Spill: spill.Status{Events: 71, Bytes: 72, Loads: 73},
 		Saved: streaming.CheckpointStatus{Count: 60, Bytes: 61, Stall: 62 * time.Millisecond, Seconds: 0.75},
 	}
 	s.Latency.Add(4*time.Millisecond, 5)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/spill"
 )
 
 // A checkpoint is a manifest that names files of state. The manifest is replaced as a whole, and only by who read or wrote
@@ -34,7 +35,7 @@ type manifest struct {
 	Partitions []partitionState `json:"partitions"`
 	Groups     *groupsState     `json:"groups,omitempty"` // of one of several shards
 	Files      []stateFile      `json:"files"`            // parts of the state, in order, that restore it
-	Spill      *spillState      `json:"spill,omitempty"`  // components that are not in memory
+	Spill      *spill.State     `json:"spill,omitempty"`  // components that are not in memory
 }
 
 type partitionState struct {
@@ -230,8 +231,8 @@ func (c *checkpoints) superseded(m manifest) (keys []string) {
 			keys = append(keys, f.Key)
 		}
 	}
-	named := m.Spill.keys()
-	return append(keys, slices.DeleteFunc(c.current.Spill.keys(), func(key string) bool { return slices.Contains(named, key) })...)
+	named := m.Spill.Keys()
+	return append(keys, slices.DeleteFunc(c.current.Spill.Keys(), func(key string) bool { return slices.Contains(named, key) })...)
 }
 
 func (c *checkpoints) delete(ctx context.Context, keys []string) error {
@@ -253,7 +254,7 @@ func (c *checkpoints) sweep(ctx context.Context) error {
 	for _, f := range c.current.Files {
 		named[f.Key] = true
 	}
-	for _, key := range c.current.Spill.keys() {
+	for _, key := range c.current.Spill.Keys() {
 		named[key] = true
 	}
 	for _, kind := range []string{"state-", "spill-"} {

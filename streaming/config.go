@@ -14,6 +14,7 @@ import (
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
 	"github.com/weftdata/weft/operator"
+	"github.com/weftdata/weft/spill"
 )
 
 // Partition is one partition of a source's topic.
@@ -173,7 +174,7 @@ type Status struct {
 	Sources    []SourceStatus // by number in the spec
 	Partitions []PartitionStatus
 	Saved      CheckpointStatus
-	Spill      SpillStatus
+	Spill      spill.Status
 	Latency    Histogram // from a record's timestamp until its results can be read in the sink, by record
 }
 

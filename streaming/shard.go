@@ -10,6 +10,7 @@ import (
 
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/spill"
 )
 
 // Run runs a shard until ctx is done, which ends it with a last checkpoint and nil, or until something fails. It starts
@@ -35,7 +36,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Groups != nil {
 		s.inlet, s.repartition = newInlet(s), newRepartitioner(s)
 	}
-	defer func() { s.spill.close() }()
+	defer func() { s.spill.Close() }()
 	if err := s.start(ctx); err != nil {
 		return fmt.Errorf("start shard %s: %w", cfg.Name, err)
 	}
@@ -51,7 +52,7 @@ type shard struct {
 	cfg    Config
 	log    logger
 	core   *correlate.Core
-	spill  *spill // nil: all state is in memory
+	spill  *spill.Store // nil: all state is in memory
 	mark   *correlate.Watermark
 	saved  checkpoints
 	epoch  uint64
@@ -237,7 +238,7 @@ func (s *shard) repair(ctx context.Context, at manifest) error {
 	if err != nil {
 		return fmt.Errorf("ask the sink what came after the checkpoint: %w", err)
 	}
-	if err := s.spill.loadIDs(s.core, ids); err != nil {
+	if err := s.spill.LoadIDs(s.core, ids); err != nil {
 		return err
 	}
 	s.core.Repair(ids, s.changes)
@@ -303,7 +304,7 @@ func (s *shard) steer(ctx context.Context, messages chan *message) error {
 			if err := s.take(m); err != nil {
 				return err
 			}
-			if err := s.spill.relieve(ctx, s.core, s.gather); err != nil {
+			if err := s.relieve(ctx); err != nil {
 				return err
 			}
 			s.flushIfDue()
@@ -371,7 +372,7 @@ func (s *shard) take(m *message) error {
 		return nil
 	}
 	b := &m.batch
-	if err := s.spill.load(s.core, b); err != nil {
+	if err := s.spill.Load(s.core, b); err != nil {
 		return err
 	}
 	late := len(s.changes.LateEvents)
@@ -481,10 +482,8 @@ func (s *shard) checkpoint(ctx context.Context) {
 	m.Sequence, m.StateEpoch, m.Pending = s.core.Sequence(), s.epoch, s.core.Pending()
 	s.state = s.core.AppendPart(s.state[:0])
 	m.Files = s.saved.files(s.core, &m, s.state)
-	spilled := s.spill.checkpoint(m.Number)
-	if spilled != nil {
-		m.Spill = spilled.state
-	}
+	spilled := s.spill.Checkpoint(m.Number)
+	m.Spill = spilled.State()
 	s.status.Saved.Bytes = int64(len(s.state))
 
 	s.manifestAt, s.written = s.writer.handed, make(chan struct{})
@@ -504,7 +503,7 @@ func (s *shard) checkpoint(ctx context.Context) {
 // The manifest waits until the sink has every change up to the state's. The state says that these were handed out; if the
 // run died with the manifest in place and the changes not, the next run would not hand them out again, nor find them among
 // what the sink has from later, and they would be lost.
-func (s *shard) save(ctx context.Context, m manifest, state []byte, spilled *spillSave, written <-chan struct{}) error {
+func (s *shard) save(ctx context.Context, m manifest, state []byte, spilled *spill.Save, written <-chan struct{}) error {
 	try := func(what string, f func(context.Context) error) error {
 		return s.retry(ctx, what, func() error {
 			ctx, cancel := context.WithTimeout(ctx, s.cfg.RetryFor)
@@ -515,7 +514,7 @@ func (s *shard) save(ctx context.Context, m manifest, state []byte, spilled *spi
 	if err := try("save a checkpoint's state", func(ctx context.Context) error { return s.saved.upload(ctx, m, state) }); err != nil {
 		return err
 	}
-	if err := spilled.upload(s.cfg.Objects, try); err != nil {
+	if err := s.saveSpilled(spilled, try); err != nil {
 		return err
 	}
 	select {
@@ -537,7 +536,7 @@ func (s *shard) save(ctx context.Context, m manifest, state []byte, spilled *spi
 func (s *shard) saveEnded(err error) error {
 	s.saving = nil
 	s.stopSaving()
-	s.spill.saved()
+	s.spill.Saved()
 	if err != nil {
 		return fmt.Errorf("save a checkpoint: %w", err)
 	}
@@ -601,7 +600,7 @@ func (s *shard) report() {
 	if s.inlet != nil {
 		s.reportGroups(&s.status)
 	}
-	s.status.Spill = s.spill.tell()
+	s.status.Spill = s.spill.Status()
 	if now := time.Now(); now.Sub(s.counted) >= countEvery {
 		s.counted, s.status.Core = now, s.core.Stats()
 	}

@@ -9,19 +9,20 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/spill"
 )
 
 // spillTotals adds up what the runs of a simulation did.
 type spillTotals struct {
 	mu    sync.Mutex
-	last  map[uint64]SpillStatus // by epoch
-	least map[uint64]SpillStatus // at the start: what was restored
+	last  map[uint64]spill.Status // by epoch
+	least map[uint64]spill.Status // at the start: what was restored
 }
 
 func (s *spillTotals) watch(st Status) {
@@ -54,9 +55,9 @@ func TestChaosSpill(t *testing.T) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) { chaosSpill(t, seed, dir) })
-			left, err := filepath.Glob(filepath.Join(dir, "*", "*"))
+			left, err := filepath.Glob(filepath.Join(dir, "*"))
 			if err != nil || len(left) > 0 {
-				t.Errorf("folders are left: %v %v", left, err)
+				t.Errorf("files are left: %v %v", left, err)
 			}
 		})
 	}
@@ -70,7 +71,7 @@ func chaosSpill(t *testing.T, seed uint64, dir string) {
 	partitions := testPartitions()
 	go w.produce(rand.New(rand.NewPCG(seed, 4)), partitions, 1500, 8*time.Minute)
 
-	totals := &spillTotals{last: map[uint64]SpillStatus{}, least: map[uint64]SpillStatus{}}
+	totals := &spillTotals{last: map[uint64]spill.Status{}, least: map[uint64]spill.Status{}}
 	config := func(h *handle) Config {
 		cfg := w.config(h, job, partitions)
 		cfg.FetchBytes = 50 + r.IntN(2000)
@@ -94,7 +95,7 @@ func chaosSpill(t *testing.T, seed uint64, dir string) {
 		end := func(err error) {
 			// The run after it deleted its folder, or objects that it was to restore; or its few bytes did not hold what cannot be
 			// spilled.
-			for _, expected := range []error{nil, errDead, errFault, ErrFenced, context.Canceled, os.ErrNotExist, ErrNoObject, ErrMemory} {
+			for _, expected := range []error{nil, errDead, errFault, ErrFenced, context.Canceled, os.ErrNotExist, ErrNoObject, spill.ErrMemory} {
 				if errors.Is(err, expected) {
 					return
 				}
@@ -139,33 +140,8 @@ func chaosSpill(t *testing.T, seed uint64, dir string) {
 			named++
 		}
 	}
-	if named > 2*spillFilesMax {
+	if named > 100 {
 		t.Errorf("%d objects of spilled state are left", named)
-	}
-}
-
-// TestSpillFolders finds that a run deletes what runs before it left, and nothing else.
-func TestSpillFolders(t *testing.T) {
-	dir := t.TempDir()
-	old, later := filepath.Join(dir, "payments-v1-0", fmt.Sprintf("%016x", 1)), filepath.Join(dir, "payments-v1-0", fmt.Sprintf("%016x", 9))
-	other := filepath.Join(dir, "payments-v1-1", fmt.Sprintf("%016x", 1))
-	for _, d := range []string{old, later, other} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p, err := newSpill(&shard{cfg: Config{Name: "payments/v1/0", SpillDir: dir}, epoch: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for d, want := range map[string]bool{old: false, later: true, other: true, p.dir: true} {
-		if _, err := os.Stat(d); (err == nil) != want {
-			t.Errorf("%s: %v, want it there: %v", d, err, want)
-		}
-	}
-	p.close()
-	if _, err := os.Stat(p.dir); err == nil {
-		t.Error("the run's folder is left after its end")
 	}
 }
 
@@ -237,73 +213,38 @@ func TestSpillRepair(t *testing.T) {
 		if err := s.start(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		s.spill.close()
+		s.spill.Close()
 		if counts()[1] != sessions {
 			t.Errorf("sessions by events: %v, want all with 1", counts())
 		}
 	})
 }
 
-// TestSpillTidy drops a file when all of it has expired or gone, but not while a checkpoint reads it.
-func TestSpillTidy(t *testing.T) {
-	p := &spill{log: discardLog{}}
-	dir := t.TempDir()
-	expiring := func(at event.Micros) *spillFile {
-		return buildFile(t, filepath.Join(dir, fmt.Sprint(at)), []modelled{{bytes: "x", expiry: at}})
-	}
-	p.files = []*spillFile{expiring(100), expiring(200), expiring(300)}
-	p.checkpoint(1)
-	tidy := func(oldest event.Micros, files, onDisk int) {
-		t.Helper()
-		if err := p.tidy(t.Context(), oldest); err != nil {
-			t.Fatal(err)
+// TestDiskFull holds the input up while the disk is full, and gives up after a while.
+func TestDiskFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &shard{cfg: Config{RetryFor: time.Minute}, log: discardLog{}}
+		full := fmt.Errorf("write: %w", &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
+		passes := func(err error) bool { return errors.Is(err, syscall.ENOSPC) }
+		start, tries := time.Now(), 0
+		if err := s.retryIf(t.Context(), "spill", passes, func() error {
+			if tries++; tries < 4 {
+				return full
+			}
+			return nil
+		}); err != nil || tries != 4 {
+			t.Errorf("after %d tries: %v", tries, err)
 		}
-		left, err := os.ReadDir(dir)
-		if err != nil || len(p.files) != files || len(left) != onDisk {
-			t.Errorf("at %d: %d files, %d on disk (%v); want %d, %d", oldest, len(p.files), len(left), err, files, onDisk)
+		if time.Since(start) < 100*time.Millisecond {
+			t.Error("it did not wait")
 		}
-	}
-	tidy(100, 3, 3)
-	tidy(101, 2, 3)
-	p.saved()
-	tidy(101, 2, 2)
-	p.files[1].gone.set(0)
-	p.files[1].goneCount++
-	tidy(101, 1, 1)
-	tidy(201, 0, 0)
+		if err := s.retryIf(t.Context(), "spill", passes, func() error { return full }); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("a disk that stays full: %v", err)
+		}
+	})
 }
 
-// TestSpillMemory has a bound that identities alone exceed: it must say so. With a larger one, what was not handed out yet is
-// handed out and spilled.
-func TestSpillMemory(t *testing.T) {
-	for _, c := range []struct {
-		bound int64
-		fits  bool
-	}{{512 << 10, true}, {16 << 10, false}} {
-		g := newPurchases(purchaseConfig())
-		core, err := correlate.New(*purchaseConfig())
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := newSpill(&shard{cfg: Config{Name: "p", SpillDir: t.TempDir(), MemoryBytes: c.bound, RetryFor: time.Second}, epoch: 1, log: discardLog{}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		flushed := 0
-		for range 20 {
-			if err = core.Apply(g.batch(0), nothing{}); err == nil {
-				err = p.relieve(t.Context(), core, func() { flushed++; core.Flush(nothing{}) })
-			}
-			if err != nil {
-				break
-			}
-		}
-		if c.fits && (err != nil || p.memory(core) > c.bound*3/2 || flushed == 0) {
-			t.Errorf("%d bytes in use, bound %d, handed out %d times: %v", p.memory(core), c.bound, flushed, err)
-		}
-		if !c.fits && !errors.Is(err, ErrMemory) {
-			t.Errorf("bound %d: got %v, want that it does not fit", c.bound, err)
-		}
-		p.close()
-	}
-}
+type discardLog struct{}
+
+func (discardLog) Info(string, ...any) {}
+func (discardLog) Warn(string, ...any) {}

@@ -38,17 +38,18 @@ func table() map[string]may {
 		"archive":        {code: []string{"event", "archive/pqfile"}},
 		"archive/pqfile": {},
 		"columns":        {code: []string{"event", "jobspec", "archive/pqfile"}, test: []string{"operator", "decode"}},
+		"spill":          {code: []string{"event", "correlate"}},
 		"results":        {code: []string{"event", "jobspec", "correlate", "archive/pqfile"}},
-		"backfill":       {code: core("lines", "archive", "archive/pqfile", "columns", "results", "store", "objstore"), test: []string{"paygen", "examples", "objstore/objtest"}},
+		"backfill":       {code: core("lines", "archive", "archive/pqfile", "columns", "spill", "results", "store", "objstore"), test: []string{"paygen", "examples", "objstore/objtest"}},
 
 		"examples": {},
 		"paygen":   {code: []string{"event", "examples"}, test: core("backfill", "lines", "results")},
 
-		"streaming":        {code: core(), test: []string{"paygen"}},                      // a benchmark
+		"streaming":        {code: core("spill"), test: []string{"paygen"}},               // a benchmark
 		"archiver":         {code: core("archive"), test: []string{"paygen", "backfill"}}, // what it writes is replayed
 		"publisher":        {code: []string{"event", "jobspec", "correlate", "results", "store", "objstore", "archive/pqfile"}, test: []string{"objstore/objtest"}},
 		"registry":         {code: []string{"jobspec", "objstore"}, test: []string{"objstore/objtest"}},
-		"metrics":          {code: core("streaming", "archiver", "publisher")},
+		"metrics":          {code: core("streaming", "archiver", "publisher"), test: []string{"spill"}},
 		"stack":            {},
 		"store":            {code: []string{"event", "jobspec", "correlate", "results"}},
 		"kafka":            {code: []string{"event", "jobspec", "correlate"}},

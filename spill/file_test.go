@@ -1,4 +1,4 @@
-package streaming
+package spill
 
 import (
 	"encoding/binary"
@@ -8,10 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
@@ -49,14 +46,14 @@ func randomComponents(r *rand.Rand, n int) (list []modelled) {
 // hashOf spreads few values, so that some are shared by many components.
 func hashOf(n int) uint64 { return uint64(n%500+1) * 0x9e3779b97f4a7c15 }
 
-func buildFile(t *testing.T, path string, list []modelled) *spillFile {
+func buildFile(t *testing.T, list []modelled) *file {
 	t.Helper()
-	var b spillBuilder
+	var b builder
 	for i := range list {
 		m := &list[i]
 		b.add(&correlate.Spilled{Bytes: []byte(m.bytes), Reach: m.reach, IDs: m.ids, Expiry: m.expiry, Events: 2})
 	}
-	f, err := b.build(path, 5)
+	f, err := b.build(t.TempDir(), 5, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +61,7 @@ func buildFile(t *testing.T, path string, list []modelled) *spillFile {
 }
 
 // check asks a file for everything. What it finds may be more than what the model has, where times were rounded, and never less.
-func check(t *testing.T, r *rand.Rand, f *spillFile, list []modelled) {
+func check(t *testing.T, r *rand.Rand, f *file, list []modelled) {
 	t.Helper()
 	var blocks blockReader
 	var page [pageBytes]byte
@@ -145,9 +142,9 @@ func TestSpillFiles(t *testing.T) {
 		oldest := event.Micros(r.IntN(3) * 300)
 		for i := range 1 + r.IntN(4) {
 			list := randomComponents(r, 1+r.IntN(1500))
-			f := buildFile(t, filepath.Join(dir, fmt.Sprint(i)), list)
+			f := buildFile(t, list)
 			check(t, r, f, list)
-			opened, err := openSpillFile(f.f)
+			opened, err := openFile(f.f)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,11 +161,12 @@ func TestSpillFiles(t *testing.T) {
 			inputs = append(inputs, newMergeInput(opened))
 			all = append(all, list...)
 		}
-		merged, err := mergeSpill(filepath.Join(dir, "merged"), inputs, oldest)
+		merged, err := mergeFiles(dir, inputs, oldest)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p := &spill{merging: inputs}
+		p := New(Config{})
+		p.merging = inputs
 		for _, in := range inputs {
 			p.files = append(p.files, in.file)
 		}
@@ -199,7 +197,7 @@ func TestSpillFiles(t *testing.T) {
 			}
 		}
 		check(t, r, merged, all)
-		again, err := openSpillFile(merged.f)
+		again, err := openFile(merged.f)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -212,9 +210,9 @@ func TestSpillFiles(t *testing.T) {
 func TestSpillFileDamaged(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
 	dir := t.TempDir()
-	f := buildFile(t, filepath.Join(dir, "good"), randomComponents(r, 300))
-	good, err := os.ReadFile(f.f.Name())
-	if err != nil {
+	f := buildFile(t, randomComponents(r, 300))
+	good := make([]byte, f.bytes)
+	if _, err := f.f.ReadAt(good, 0); err != nil {
 		t.Fatal(err)
 	}
 	read := func(data []byte) error {
@@ -227,11 +225,11 @@ func TestSpillFileDamaged(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer file.Close()
-		f, err := openSpillFile(file)
+		f, err := openFile(file)
 		if err != nil {
 			return err
 		}
-		merged, err := mergeSpill(filepath.Join(dir, "merged"), []*mergeInput{newMergeInput(f)}, 500) // reads all of it
+		merged, err := mergeFiles(dir, []*mergeInput{newMergeInput(f)}, 500) // reads all of it
 		if err == nil {
 			merged.f.Close()
 		}
@@ -241,13 +239,13 @@ func TestSpillFileDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 300 {
-		at := len(spillMagic) + r.IntN(len(good)-len(spillMagic))
+		at := len(magic) + r.IntN(len(good)-len(magic))
 		bad := slices.Clone(good)
 		bad[at] ^= 1 << r.IntN(8)
-		if err := read(bad); !errors.Is(err, errSpillCorrupt) {
+		if err := read(bad); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("byte %d of %d: %v", at, len(good), err)
 		}
-		if err := read(good[:at]); !errors.Is(err, errSpillCorrupt) {
+		if err := read(good[:at]); !errors.Is(err, ErrCorrupt) {
 			t.Fatalf("cut at %d of %d: %v", at, len(good), err)
 		}
 	}
@@ -279,42 +277,14 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestDiskFull holds the input up while the disk is full, and gives up after a while.
-func TestDiskFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := &shard{cfg: Config{RetryFor: time.Minute}, log: discardLog{}}
-		full := fmt.Errorf("write: %w", &os.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC})
-		start, tries := time.Now(), 0
-		if err := s.retryIf(t.Context(), "spill", diskFull, func() error {
-			if tries++; tries < 4 {
-				return full
-			}
-			return nil
-		}); err != nil || tries != 4 {
-			t.Errorf("after %d tries: %v", tries, err)
-		}
-		if time.Since(start) < 100*time.Millisecond {
-			t.Error("it did not wait")
-		}
-		if err := s.retryIf(t.Context(), "spill", diskFull, func() error { return full }); !errors.Is(err, syscall.ENOSPC) {
-			t.Errorf("a disk that stays full: %v", err)
-		}
-	})
-}
-
-type discardLog struct{}
-
-func (discardLog) Info(string, ...any) {}
-func (discardLog) Warn(string, ...any) {}
-
 // BenchmarkSpillSearch measures a look-up that misses, and one that finds its component and decompresses it.
 func BenchmarkSpillSearch(b *testing.B) {
 	dir := b.TempDir()
 	r := rand.New(rand.NewPCG(1, 1))
-	p := &spill{}
+	p := New(Config{})
 	const files, components = 8, 50_000
 	for i := range files {
-		var build spillBuilder
+		var build builder
 		for k := range components {
 			bytes := binary.AppendVarint(nil, 1)
 			bytes = append(bytes, make([]byte, 200)...)
@@ -324,7 +294,7 @@ func BenchmarkSpillSearch(b *testing.B) {
 			}
 			build.add(&s)
 		}
-		f, err := build.build(filepath.Join(dir, fmt.Sprint(i)), 1)
+		f, err := build.build(dir, 1, false)
 		if err != nil {
 			b.Fatal(err)
 		}

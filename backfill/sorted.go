@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,14 +14,14 @@ import (
 
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
+	"github.com/weftdata/weft/spill"
 )
 
 // Input that does not fit in memory is sorted by event time on disk, in runs that are merged: then a session can be
-// handed out as soon as time has passed it, and only open sessions are held. Where the job is sharded each part of the
-// key groups is merged by itself, so only a part of the open sessions is held at a time.
+// handed out as soon as time has passed it, and only what is open is held. What of it does not fit goes to disk too, and comes
+// back before an event can link to it, or when its time has come.
 
 const (
-	spillParts       = 16      // of a sharded job
 	mergeBatchEvents = 4096    // events linked between two moves of the watermark
 	runBufferBytes   = 1 << 18 // read at a time from each run …
 	runBufferLeast   = 1 << 12 // … and where there are so many that this would be more than what is sorted at a time
@@ -50,11 +51,8 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 	cfg := r.job.Config
 	cfg.Range = r.cfg.Range
 	cfg.Session.Retention = 0 // events come in order
-	sorter := &sorter{dir: r.cfg.TempDir, near: cfg.Near(), parts: 1, limit: int(min(r.cfg.MemoryBytes/4, 1<<30))}
+	sorter := newSorter(r.cfg.TempDir, &cfg, r.cfg.MemoryBytes)
 	defer sorter.remove()
-	if r.job.Spec.ShardBy != "" {
-		sorter.parts = spillParts
-	}
 	var phase atomic.Value
 	phase.Store("sorting")
 	stop := r.watch(func() Progress { return p.progress(phase.Load().(string)) })
@@ -72,18 +70,12 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 		return nil, err
 	}
 	phase.Store("linking")
-	total := correlate.Stats{Outside: sorter.outside}
-	for part := range sorter.parts {
-		stats, err := r.merge(ctx, sorter, part, cfg, out)
-		if err != nil {
-			return nil, err
-		}
-		total.Events += stats.Events
-		total.Duplicates += stats.Duplicates
-		total.Folded += stats.Folded
-		total.Late += stats.Late
+	total, err := r.linkSorted(ctx, sorter, cfg, out)
+	if err != nil {
+		return nil, err
 	}
-	out.s.SpilledBytes = sorter.spilled
+	total.Outside = sorter.outside
+	out.s.SpilledBytes = sorter.written
 	return out.finish(p, total)
 }
 
@@ -94,46 +86,71 @@ func pipeName(path string) string {
 	return "what comes through " + path
 }
 
-// merge links the events of one part in order of time.
-func (r *replay) merge(ctx context.Context, s *sorter, part int, cfg correlate.Config, out *sink) (correlate.Stats, error) {
+// linkSorted links the events in order of time.
+func (r *replay) linkSorted(ctx context.Context, s *sorter, cfg correlate.Config, out *sink) (correlate.Stats, error) {
 	core, err := correlate.New(cfg)
 	if err != nil {
 		return correlate.Stats{}, err
 	}
+	spilled := newSpill(r.cfg.TempDir, r.cfg.MemoryBytes, "", 1)
+	defer spilled.Close()
 	n := 0
-	err = s.each(ctx, part, func(b *event.Batch) error {
-		if err := core.Apply(b, out); err != nil {
-			return err
-		}
+	err = s.link(ctx, core, spilled, out, func() error {
 		if n++; n%64 == 1 {
 			out.s.state(core)
 		}
-		core.Advance(b.Events[len(b.Events)-1].Time, out)
-		if out.err == nil && core.StateBytes() > r.cfg.MemoryBytes {
-			return fmt.Errorf("%w of %d bytes although only open sessions are held (%d events): allow more with --memory, lower the gaps or max_span, or shard the job (shard_by)",
-				errMemory, r.cfg.MemoryBytes, core.Stats().OpenEvents)
-		}
 		return out.err
 	})
+	if errors.Is(err, errMemory) {
+		err = fmt.Errorf("%w: allow more with --memory, or lower the gaps or max_span", err)
+	}
 	if err != nil {
 		return correlate.Stats{}, err
 	}
 	out.s.state(core)
-	core.Advance(event.MaxTime, out)
+	if err := spilled.Advance(core, event.MaxTime, out); err != nil {
+		return correlate.Stats{}, err
+	}
 	core.Flush(out)
 	return core.Stats(), out.err
 }
 
-// each hands on the events of a part in order of time, some at a time.
-func (s *sorter) each(ctx context.Context, part int, take func(*event.Batch) error) error {
-	m, err := s.open(part)
+// newSpill returns a place for what is open and does not fit in memory. Equal seeds give equal files.
+func newSpill(dir string, memory int64, prefix string, seed uint64) *spill.Store {
+	return spill.New(spill.Config{Dir: dir, MemoryBytes: memory / 2, // of what is live; what was is free, but taken
+		Prefix: prefix, Final: true, Seed: seed})
+}
+
+// link applies all events in order of time, and moves time with them.
+func (s *sorter) link(ctx context.Context, core *correlate.Core, spilled *spill.Store, out correlate.Output, each func() error) error {
+	return s.each(ctx, func(b *event.Batch) error {
+		if err := spilled.Load(core, b); err != nil {
+			return err
+		}
+		if err := core.Apply(b, out); err != nil {
+			return err
+		}
+		if err := spilled.Advance(core, b.Events[len(b.Events)-1].Time, out); err != nil {
+			return err
+		}
+		err := spilled.Relieve(ctx, core, nil)
+		if errors.Is(err, spill.ErrMemory) {
+			return fmt.Errorf("%w although what can be is on disk: %w", errMemory, err)
+		}
+		return cmp.Or(err, each())
+	})
+}
+
+// each hands on the events in order of time, some at a time.
+func (s *sorter) each(ctx context.Context, take func(*event.Batch) error) error {
+	m, err := s.open()
 	if err != nil {
 		return err
 	}
 	var b event.Batch
 	for {
 		b.Reset()
-		for len(b.Events) < mergeBatchEvents && len(m.runs) > 0 {
+		for len(b.Events) < s.batch && len(m.runs) > 0 {
 			if err := m.next(&b); err != nil {
 				return err
 			}
@@ -150,29 +167,32 @@ func (s *sorter) each(ctx context.Context, part int, take func(*event.Batch) err
 	}
 }
 
-// sorter writes sorted runs. A run is a file of events in order of (part, time); one part of it is a segment.
+// sorter writes sorted runs. A run is a file of events in order of time.
 type sorter struct {
 	dir   string
 	near  correlate.Range
-	parts int
 	limit int // bytes that are sorted at a time
+	batch int // events that are handed on at a time
 
 	data    []byte // encoded events
-	index   []spillRef
-	runs    []spillRun
-	spilled int64
+	index   []sortRef
+	runs    []sortRun
+	written int64
 	outside int64
 }
 
-type spillRef struct {
+type sortRef struct {
 	time event.Micros
 	off  uint32
-	part uint16
 }
 
-type spillRun struct {
+type sortRun struct {
 	f     *os.File // has no name any more, so that nothing is left of a process that dies
-	start []int64  // of each part, and the end of the last
+	bytes int64
+}
+
+func newSorter(dir string, cfg *correlate.Config, memory int64) *sorter {
+	return &sorter{dir: dir, near: cfg.Near(), limit: int(min(memory/4, 1<<30)), batch: mergeBatchEvents}
 }
 
 // remove frees the disk.
@@ -193,7 +213,7 @@ func (s *sorter) add(b *event.Batch) error {
 			s.outside++
 			continue
 		}
-		s.index = append(s.index, spillRef{e.Time, uint32(len(s.data)), uint16(int(e.Group) * s.parts / event.KeyGroups)})
+		s.index = append(s.index, sortRef{e.Time, uint32(len(s.data))})
 		s.data = appendEvent(s.data, b, e, values)
 	}
 	if len(s.data)+16*len(s.index) >= s.limit {
@@ -214,48 +234,36 @@ func (s *sorter) flush() error {
 	if len(s.index) == 0 {
 		return nil
 	}
-	slices.SortFunc(s.index, func(a, b spillRef) int {
-		if a.part != b.part {
-			return int(a.part) - int(b.part)
-		}
-		return cmp.Compare(a.time, b.time)
-	})
+	slices.SortFunc(s.index, func(a, b sortRef) int { return cmp.Or(cmp.Compare(a.time, b.time), cmp.Compare(a.off, b.off)) })
 	f, err := os.CreateTemp(s.dir, "weft-sort-")
 	if err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
-	run := spillRun{f: f}
-	s.runs = append(s.runs, run)
+	s.runs = append(s.runs, sortRun{f: f})
 	if err := os.Remove(f.Name()); err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	at := int64(0)
 	for _, r := range s.index {
-		for len(run.start) <= int(r.part) {
-			run.start = append(run.start, at)
-		}
-		n := spillHeader + int(binary.LittleEndian.Uint32(s.data[r.off:]))
+		n := sortHeader + int(binary.LittleEndian.Uint32(s.data[r.off:]))
 		w.Write(s.data[r.off : int(r.off)+n]) // bufio keeps the error for Flush
 		at += int64(n)
-	}
-	for len(run.start) <= s.parts {
-		run.start = append(run.start, at)
 	}
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
-	s.runs[len(s.runs)-1] = run
-	s.spilled += at
+	s.runs[len(s.runs)-1].bytes = at
+	s.written += at
 	s.data, s.index = s.data[:0], s.index[:0]
 	return nil
 }
 
 // An encoded event: 4 bytes with the length of what follows, the fixed members, the step, then each value.
 const (
-	spillHeader = 4
-	spillFixed  = 8 + 8 + 4 + 2 + 2 + 2 + 2 + 2
-	spillValue  = 8 + 2 + 1 + 1
+	sortHeader = 4
+	sortFixed  = 8 + 8 + 4 + 2 + 2 + 2 + 2 + 2
+	sortValue  = 8 + 2 + 1 + 1
 )
 
 func appendEvent(dst []byte, b *event.Batch, e *event.Event, values []event.Value) []byte {
@@ -279,7 +287,7 @@ func appendEvent(dst []byte, b *event.Batch, e *event.Event, values []event.Valu
 		dst = append(dst, v.ID, byte(v.Kind))
 		dst = append(dst, b.Bytes(v)...)
 	}
-	le.PutUint32(dst[at:], uint32(len(dst)-at-spillHeader))
+	le.PutUint32(dst[at:], uint32(len(dst)-at-sortHeader))
 	return dst
 }
 
@@ -291,20 +299,20 @@ func decodeEvent(b *event.Batch, p []byte) {
 		Index: le.Uint16(p[20:]), Source: le.Uint16(p[22:]), Group: le.Uint16(p[24:]),
 	}
 	n, step := int(le.Uint16(p[26:])), int(le.Uint16(p[28:]))
-	p = p[spillFixed:]
+	p = p[sortFixed:]
 	e.Step = b.Step(p[:step])
 	p = p[step:]
 	for range n {
 		v := event.Value{Bits: le.Uint64(p), Len: le.Uint16(p[8:]), ID: p[10], Kind: event.ValueKind(p[11]), Off: uint32(len(b.Data))}
-		b.Data = append(b.Data, p[spillValue:spillValue+int(v.Len)]...)
+		b.Data = append(b.Data, p[sortValue:sortValue+int(v.Len)]...)
 		b.Values = append(b.Values, v)
-		p = p[spillValue+int(v.Len):]
+		p = p[sortValue+int(v.Len):]
 	}
 	e.Vals = uint32(len(b.Values))
 	b.Events = append(b.Events, e)
 }
 
-// merger reads the segments of one part in order of time. runs is a heap; the first has the least time.
+// merger reads all runs in order of time. runs is a heap; the first has the least time.
 type merger struct{ runs []*runReader }
 
 type runReader struct {
@@ -313,15 +321,11 @@ type runReader struct {
 	time event.Micros
 }
 
-func (s *sorter) open(part int) (*merger, error) {
+func (s *sorter) open() (*merger, error) {
 	m := &merger{}
 	buffer := max(runBufferLeast, min(runBufferBytes, s.limit/max(1, len(s.runs))))
 	for _, run := range s.runs {
-		n := run.start[part+1] - run.start[part]
-		if n == 0 {
-			continue
-		}
-		rr := &runReader{r: bufio.NewReaderSize(io.NewSectionReader(run.f, run.start[part], n), buffer)}
+		rr := &runReader{r: bufio.NewReaderSize(io.NewSectionReader(run.f, 0, run.bytes), buffer)}
 		m.runs = append(m.runs, rr)
 		if _, err := rr.read(); err != nil {
 			return nil, err
@@ -335,7 +339,7 @@ func (s *sorter) open(part int) (*merger, error) {
 
 // read loads the next event of a run; ok is false at its end.
 func (r *runReader) read() (ok bool, err error) {
-	var header [spillHeader]byte
+	var header [sortHeader]byte
 	if _, err := io.ReadFull(r.r, header[:]); err == io.EOF {
 		return false, nil
 	} else if err != nil {

@@ -1,10 +1,8 @@
-package streaming
+package spill
 
 import (
 	"context"
-	"errors"
 	"flag"
-	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -31,7 +29,7 @@ var (
 // TestSpillLong holds many settled events that can still be linked to, lets new traffic stream past that hits some of them,
 // saves all of it and restores it, within a bound of memory. It prints what docs/benchmarks.md quotes:
 //
-//	go test ./streaming -run TestSpillLong -long -v -timeout 30m
+//	go test ./spill -run TestSpillLong -long -v -timeout 30m
 func TestSpillLong(t *testing.T) {
 	if !*long {
 		t.Skip("takes minutes: -long runs it")
@@ -45,22 +43,21 @@ func TestSpillLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	s := &shard{cfg: Config{Name: "payments/v1/0", MemoryBytes: *longMemory, SpillDir: dir, Retryable: func(error) bool { return false }, RetryFor: time.Second}, epoch: 1, log: slog.New(slog.DiscardHandler)}
+	config := Config{Dir: dir, MemoryBytes: *longMemory, Prefix: "payments/v1/0/spill-1", Log: slog.New(slog.DiscardHandler)}
+	var s *Store
 	if *longMemory > 0 {
-		if s.spill, err = newSpill(s); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { s.spill.close() }()
+		s = New(config)
+		defer func() { s.Close() }()
 	}
 	g := newPurchases(cfg)
 	phase := func(name string, events int, hits float64) {
-		before, lookups, loads, misled := g.made, s.spill.tell().Lookups, s.spill.tell().Loads, s.spill.tell().Misled
+		before, lookups, loads, misled := g.made, s.Status().Lookups, s.Status().Loads, s.Status().Misled
 		start, cpu := time.Now(), cpuSeconds()
 		var slowest time.Duration
 		for g.made-before < events {
 			b := g.batch(hits)
 			at := time.Now()
-			if err := s.spill.load(core, b); err != nil {
+			if err := s.Load(core, b); err != nil {
 				t.Fatal(err)
 			}
 			if err := core.Apply(b, nothing{}); err != nil {
@@ -70,12 +67,12 @@ func TestSpillLong(t *testing.T) {
 				core.Advance(g.now-event.Micros(30e6), nothing{})
 				core.Flush(nothing{})
 			}
-			if err := s.spill.relieve(t.Context(), core, func() { core.Flush(nothing{}) }); err != nil {
+			if err := s.Relieve(t.Context(), core, func() { core.Flush(nothing{}) }); err != nil {
 				t.Fatal(err)
 			}
 			slowest = max(slowest, time.Since(at))
 		}
-		took, st := time.Since(start), s.spill.tell()
+		took, st := time.Since(start), s.Status()
 		t.Logf("%s: %d events in %.1f s, %.0f/s, %.2f µs of CPU each, slowest batch %v; %d look-ups, %d loads, %d reads for nothing; core uses %d MiB, RSS %d MiB, peak %d MiB",
 			name, g.made-before, took.Seconds(), float64(g.made-before)/took.Seconds(), (cpuSeconds()-cpu)*1e6/float64(g.made-before), slowest.Round(time.Millisecond),
 			st.Lookups-lookups, st.Loads-loads, st.Misled-misled, core.UsedBytes()>>20, residentMiB("VmRSS"), residentMiB("VmHWM"))
@@ -87,35 +84,32 @@ func TestSpillLong(t *testing.T) {
 	phase("1 % hits", 2_000_000, 0.01)
 	phase("5 % hits", 2_000_000, 0.05)
 
-	if s.spill == nil { // what it costs without a bound
+	if s == nil { // what it costs without a bound
 		return
 	}
 	objects := &folder{dir: filepath.Join(dir, "objects")}
-	try := func(_ string, f func(context.Context) error) error { return f(t.Context()) }
 	var parts [][]byte
-	var state *spillState
+	var state *State
 	for n, name := range []string{"first checkpoint", "checkpoint after 100,000 events"} {
 		start := time.Now()
 		parts = append(parts, core.AppendPart(nil))
-		save := s.spill.checkpoint(uint64(n + 1))
+		save := s.Checkpoint(uint64(n + 1))
 		stall := time.Since(start)
 		objects.bytes = 0
-		if err := save.upload(objects, try); err != nil {
+		if err := save.Upload(objects.put); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("%s: state %d MiB, spilled files %d MiB, stall %v, in all %v; RSS %d MiB, peak %d MiB", name, len(parts[n])>>20, objects.bytes>>20,
 			stall.Round(time.Millisecond), time.Since(start).Round(time.Millisecond), residentMiB("VmRSS"), residentMiB("VmHWM"))
-		if save != nil {
-			state = save.state
-		}
-		s.spill.saved()
+		state = save.State()
+		s.Saved()
 		if n == 0 {
 			phase("between", 100_000, 0.01)
 		}
 	}
-	want := s.spill.tell()
-	s.spill.close()
-	core, s.spill = nil, nil
+	want := s.Status()
+	s.Close()
+	core, s = nil, nil
 	runtime.GC()
 
 	start := time.Now()
@@ -124,11 +118,11 @@ func TestSpillLong(t *testing.T) {
 		t.Fatal(err)
 	}
 	restored := time.Since(start)
-	s.epoch++
-	if err := s.openSpillFrom(t.Context(), objects, state); err != nil {
+	s = New(config)
+	if err := s.Restore(t.Context(), objects.get, state); err != nil {
 		t.Fatal(err)
 	}
-	got := s.spill.tell()
+	got := s.Status()
 	t.Logf("restore: core %v, all %v; RSS %d MiB, peak %d MiB", restored.Round(time.Millisecond), time.Since(start).Round(time.Millisecond), residentMiB("VmRSS"), residentMiB("VmHWM"))
 	if got.Components != want.Components || got.Events != want.Events {
 		t.Errorf("restored %d sessions of %d events, want %d of %d", got.Components, got.Events, want.Components, want.Events)
@@ -138,11 +132,6 @@ func TestSpillLong(t *testing.T) {
 	if *longLimit > 0 && residentMiB("VmHWM") > 1024 {
 		t.Errorf("the process took %d MiB, want at most 1024", residentMiB("VmHWM"))
 	}
-}
-
-func (s *shard) openSpillFrom(ctx context.Context, objects Objects, state *spillState) error {
-	s.cfg.Objects = objects
-	return s.openSpill(ctx, state)
 }
 
 // purchaseConfig is of payments whose orders can be linked to for a week.
@@ -255,25 +244,15 @@ func (f *folder) path(key string) string {
 	return filepath.Join(f.dir, strings.ReplaceAll(key, "/", "_"))
 }
 
-func (f *folder) Get(_ context.Context, key string) ([]byte, string, error) {
-	data, err := os.ReadFile(f.path(key))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, "", fmt.Errorf("%w: %s", ErrNoObject, key)
-	}
-	return data, "", err
-}
+func (f *folder) get(_ context.Context, key string) ([]byte, error) { return os.ReadFile(f.path(key)) }
 
-func (f *folder) Put(_ context.Context, key string, data []byte, _ string) (string, error) {
+func (f *folder) put(key string, data []byte) error {
 	f.bytes += int64(len(data))
 	if err := os.MkdirAll(f.dir, 0o700); err != nil {
-		return "", err
+		return err
 	}
-	return "", os.WriteFile(f.path(key), data, 0o600)
+	return os.WriteFile(f.path(key), data, 0o600)
 }
-
-func (f *folder) Delete(_ context.Context, key string) error { return os.Remove(f.path(key)) }
-
-func (f *folder) List(context.Context, string) ([]string, error) { return nil, errors.ErrUnsupported }
 
 // residentMiB reads a line of the process's memory, 0 where the system does not tell.
 func residentMiB(name string) int {

@@ -1,4 +1,4 @@
-package streaming
+package spill
 
 import (
 	"bufio"
@@ -25,20 +25,21 @@ import (
 // describes the bytes.
 
 const (
-	spillMagic      = "weftspil"
-	spillVersion    = 1
-	spillBlockBytes = 16 << 10 // before compression: what reading one component costs, against how well many compress
-	pageKeys        = 128      // keys that are read together; for each page the first hash is in memory
-	keyBytes        = 20
-	pageBytes       = pageKeys*keyBytes + 4
-	filterKeyBits   = 16 // a look-up that should miss reads a page in vain about once in 500 times
-	idBytes         = 12
+	magic         = "weftspil"
+	formatVersion = 1
+	blockBytes    = 16 << 10 // before compression: what reading one component costs, against how well many compress
+	pageKeys      = 128      // keys that are read together; for each page the first hash is in memory
+	keyBytes      = 20
+	pageBytes     = pageKeys*keyBytes + 4
+	filterKeyBits = 16 // a look-up that should miss reads a page in vain about once in 500 times
+	idBytes       = 12
 )
 
-var errSpillCorrupt = errors.New("a spill file is damaged")
+// ErrCorrupt says that what was read back is not what was written.
+var ErrCorrupt = errors.New("a spill file is damaged")
 
-// spillFooter is the end of a file.
-type spillFooter struct {
+// footer is the end of a file.
+type footer struct {
 	Seed       uint64
 	Components uint32
 	Blocks     uint32
@@ -56,23 +57,25 @@ type spillFooter struct {
 	Version     uint32
 }
 
-var spillFooterBytes = binary.Size(spillFooter{}) + 4 + len(spillMagic)
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// spillBlock is where a block of components starts.
-type spillBlock struct {
+var footerBytes = binary.Size(footer{}) + 4 + len(magic)
+
+// blockPlace is where a block of components starts.
+type blockPlace struct {
 	At    uint64
 	First uint32 // number of its first component
 	Bytes uint32 // compressed, with the checksum
 }
 
-// spillKey is an entry of the index.
-type spillKey struct {
+// keyReach is an entry of the index.
+type keyReach struct {
 	hash     uint64
 	from, to event.Micros
 	number   uint32 // of the component
 }
 
-func compareSpillKeys(a, b spillKey) int {
+func compareKeys(a, b keyReach) int {
 	return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.number, b.number), cmp.Compare(a.from, b.from))
 }
 
@@ -120,13 +123,13 @@ func (b bitmap) rank(words int) (n int) {
 	return n
 }
 
-// spillWriter writes a file: all components, then all keys in order, then all ids.
-type spillWriter struct {
+// writer writes a file: all components, then all keys in order, then all ids.
+type writer struct {
 	out    *bufio.Writer
 	at     uint64
 	crc    []uint32 // of each part of the file that becomes an object
-	foot   spillFooter
-	blocks []spillBlock
+	foot   footer
+	blocks []blockPlace
 	firsts []uint64
 	filter filter
 	block  []byte
@@ -134,22 +137,22 @@ type spillWriter struct {
 	page   []byte
 }
 
-// newSpillWriter starts a file for about so many keys. Its reach lies between base and last.
-func newSpillWriter(out io.Writer, seed, keys uint64, base, last event.Micros) *spillWriter {
-	w := &spillWriter{out: bufio.NewWriterSize(out, 256<<10), filter: newFilter(keys)}
-	w.foot = spillFooter{Seed: seed, Base: int64(base), Last: int64(last), First: int64(event.MaxTime), Late: int64(event.MinTime), Version: spillVersion}
+// newWriter starts a file for about so many keys. Its reach lies between base and last.
+func newWriter(out io.Writer, seed, keys uint64, base, last event.Micros) *writer {
+	w := &writer{out: bufio.NewWriterSize(out, 256<<10), filter: newFilter(keys)}
+	w.foot = footer{Seed: seed, Base: int64(base), Last: int64(last), First: int64(event.MaxTime), Late: int64(event.MinTime), Version: formatVersion}
 	for uint64(last-base)>>w.foot.Shift >= 1<<31 { // what is rounded further still fits
 		w.foot.Shift++
 	}
-	w.write([]byte(spillMagic))
+	w.write([]byte(magic))
 	return w
 }
 
 // write appends bytes; errors stick to the bufio.Writer.
-func (w *spillWriter) write(b []byte) {
+func (w *writer) write(b []byte) {
 	for len(b) > 0 {
-		room := spillPartBytes - w.at%spillPartBytes
-		if room == spillPartBytes {
+		room := partBytes - w.at%partBytes
+		if room == partBytes {
 			w.crc = append(w.crc, 0)
 		}
 		n := min(uint64(len(b)), room)
@@ -161,24 +164,24 @@ func (w *spillWriter) write(b []byte) {
 }
 
 // component appends a component; components are numbered from 0.
-func (w *spillWriter) component(b []byte, expiry event.Micros) {
+func (w *writer) component(b []byte, expiry event.Micros) {
 	w.block = binary.LittleEndian.AppendUint32(w.block, uint32(len(b)))
 	w.block = append(w.block, b...)
 	w.count(1, int64(expiry), int64(expiry))
-	if len(w.block) >= spillBlockBytes {
+	if len(w.block) >= blockBytes {
 		w.endBlock()
 	}
 }
 
-func (w *spillWriter) count(components uint32, first, late int64) {
+func (w *writer) count(components uint32, first, late int64) {
 	if len(w.blocks) == 0 || w.blocks[len(w.blocks)-1].Bytes != 0 {
-		w.blocks = append(w.blocks, spillBlock{At: w.at, First: w.foot.Components})
+		w.blocks = append(w.blocks, blockPlace{At: w.at, First: w.foot.Components})
 	}
 	w.foot.Components += components
 	w.foot.First, w.foot.Late = min(w.foot.First, first), max(w.foot.Late, late)
 }
 
-func (w *spillWriter) endBlock() {
+func (w *writer) endBlock() {
 	if len(w.block) == 0 {
 		return
 	}
@@ -190,7 +193,7 @@ func (w *spillWriter) endBlock() {
 }
 
 // copyBlock appends a block of another file as it is.
-func (w *spillWriter) copyBlock(packed []byte, components uint32, first, late int64) {
+func (w *writer) copyBlock(packed []byte, components uint32, first, late int64) {
 	w.endBlock()
 	w.count(components, first, late)
 	w.blocks[len(w.blocks)-1].Bytes = uint32(len(packed))
@@ -198,7 +201,7 @@ func (w *spillWriter) copyBlock(packed []byte, components uint32, first, late in
 }
 
 // key appends a key; keys come sorted. What is rounded is rounded so that it reaches further.
-func (w *spillWriter) key(k spillKey) {
+func (w *writer) key(k keyReach) {
 	if w.foot.Keys == 0 {
 		w.endBlock()
 		w.foot.KeysAt = w.at
@@ -219,7 +222,7 @@ func (w *spillWriter) key(k spillKey) {
 	}
 }
 
-func (w *spillWriter) endPage() {
+func (w *writer) endPage() {
 	if len(w.page) > 0 {
 		w.page = binary.LittleEndian.AppendUint32(w.page, crc32.Checksum(w.page, castagnoli))
 		w.write(w.page)
@@ -228,7 +231,7 @@ func (w *spillWriter) endPage() {
 }
 
 // id appends the hash of a session's id and the number of its component.
-func (w *spillWriter) id(hash uint64, number uint32) {
+func (w *writer) id(hash uint64, number uint32) {
 	w.startIDs()
 	w.foot.IDs++
 	var b [idBytes]byte
@@ -238,7 +241,7 @@ func (w *spillWriter) id(hash uint64, number uint32) {
 	w.write(b[:])
 }
 
-func (w *spillWriter) startIDs() {
+func (w *writer) startIDs() {
 	if w.foot.IDsAt == 0 {
 		w.endBlock()
 		w.endPage()
@@ -250,7 +253,7 @@ func (w *spillWriter) startIDs() {
 }
 
 // finish ends the file. f is what the writer writes to.
-func (w *spillWriter) finish(f *os.File) (*spillFile, error) {
+func (w *writer) finish(f *os.File) (*file, error) {
 	w.startIDs()
 	w.foot.TablesAt, w.foot.Blocks = w.at, uint32(len(w.blocks))
 	var tables bytes.Buffer
@@ -266,24 +269,24 @@ func (w *spillWriter) finish(f *os.File) (*spillFile, error) {
 		return nil, err
 	}
 	w.write(binary.LittleEndian.AppendUint32(foot, crc32.Checksum(foot, castagnoli)))
-	w.write([]byte(spillMagic))
+	w.write([]byte(magic))
 	if err := w.out.Flush(); err != nil {
 		return nil, err
 	}
-	return &spillFile{
-		f: f, bytes: int64(w.at), crc: w.crc, spillFooter: w.foot, blocks: w.blocks, firsts: w.firsts, filter: w.filter,
+	return &file{
+		f: f, bytes: int64(w.at), crc: w.crc, footer: w.foot, blocks: w.blocks, firsts: w.firsts, filter: w.filter,
 		gone: newBitmap(w.foot.Components),
 	}, nil
 }
 
-// spillFile is a file that can be asked. The file itself never changes; one goroutine owns gone and what counts it.
-type spillFile struct {
-	spillFooter
+// file is a file that can be asked. The file itself never changes; one goroutine owns gone and what counts it.
+type file struct {
+	footer
 	f      *os.File
 	key    string // of its objects, without the number of the part
 	bytes  int64
 	crc    []uint32 // by part
-	blocks []spillBlock
+	blocks []blockPlace
 	firsts []uint64
 	filter filter
 	saved  bool // it lies in the object store
@@ -291,36 +294,68 @@ type spillFile struct {
 	gone       bitmap // components that are in memory again
 	goneCount  uint32
 	goneEvents uint64
+
+	// Of a store whose core hands out what is final: by when each component has to be in memory again, in order. Those before due
+	// are.
+	dues []due
+	due  int
 }
 
-// openSpillFile reads the tables of a file.
-func openSpillFile(f *os.File) (*spillFile, error) {
+type due struct {
+	expiry event.Micros
+	number uint32
+}
+
+func compareDues(a, b due) int {
+	return cmp.Or(cmp.Compare(a.expiry, b.expiry), cmp.Compare(a.number, b.number))
+}
+
+// listDues reads from a file when its components are due.
+func (s *file) listDues(r *blockReader) error {
+	s.dues = make([]due, 0, s.Components)
+	for n := range s.Components {
+		b, err := r.component(s, n)
+		if err != nil {
+			return err
+		}
+		expiry, err := correlate.SpilledExpiry(b)
+		if err != nil {
+			return err
+		}
+		s.dues = append(s.dues, due{expiry, n})
+	}
+	slices.SortFunc(s.dues, compareDues)
+	return nil
+}
+
+// openFile reads the tables of a file.
+func openFile(f *os.File) (*file, error) {
 	size, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return nil, err
 	}
-	s := &spillFile{f: f, bytes: size}
-	bad := func(what string) error { return fmt.Errorf("%w: %s: %s", errSpillCorrupt, f.Name(), what) }
-	if size < int64(spillFooterBytes+len(spillMagic)) {
+	s := &file{f: f, bytes: size}
+	bad := func(what string) error { return fmt.Errorf("%w: %s: %s", ErrCorrupt, f.Name(), what) }
+	if size < int64(footerBytes+len(magic)) {
 		return nil, bad("it is too short")
 	}
-	b := make([]byte, spillFooterBytes)
+	b := make([]byte, footerBytes)
 	if _, err := f.ReadAt(b, size-int64(len(b))); err != nil {
 		return nil, err
 	}
-	foot, sum := b[:len(b)-len(spillMagic)-4], b[len(b)-len(spillMagic)-4:]
-	if string(b[len(b)-len(spillMagic):]) != spillMagic || crc32.Checksum(foot, castagnoli) != binary.LittleEndian.Uint32(sum) {
+	foot, sum := b[:len(b)-len(magic)-4], b[len(b)-len(magic)-4:]
+	if string(b[len(b)-len(magic):]) != magic || crc32.Checksum(foot, castagnoli) != binary.LittleEndian.Uint32(sum) {
 		return nil, bad("its end is not that of a spill file")
 	}
-	if _, err := binary.Decode(foot, binary.LittleEndian, &s.spillFooter); err != nil {
+	if _, err := binary.Decode(foot, binary.LittleEndian, &s.footer); err != nil {
 		return nil, err
 	}
-	if s.Version != spillVersion {
-		return nil, fmt.Errorf("spill file %s has format version %d, this engine reads %d", f.Name(), s.Version, spillVersion)
+	if s.Version != formatVersion {
+		return nil, fmt.Errorf("spill file %s has format version %d, this engine reads %d", f.Name(), s.Version, formatVersion)
 	}
-	end := size - int64(spillFooterBytes)
+	end := size - int64(footerBytes)
 	pages := (s.Keys + pageKeys - 1) / pageKeys
-	fixed := uint64(s.Blocks)*uint64(binary.Size(spillBlock{})) + pages*8
+	fixed := uint64(s.Blocks)*uint64(binary.Size(blockPlace{})) + pages*8
 	if s.TablesAt > uint64(end) || fixed > uint64(end)-s.TablesAt || (uint64(end)-s.TablesAt-fixed)%32 != 0 ||
 		s.KeysAt > s.IDsAt || s.IDsAt > s.TablesAt || s.IDsAt-s.KeysAt != s.Keys*keyBytes+pages*4 || s.TablesAt-s.IDsAt != s.IDs*idBytes {
 		return nil, bad("its sections do not fit")
@@ -332,7 +367,7 @@ func openSpillFile(f *os.File) (*spillFile, error) {
 	if crc32.Checksum(tables, castagnoli) != s.TablesCRC {
 		return nil, bad("the checksum of its tables does not match")
 	}
-	s.blocks, s.firsts = make([]spillBlock, s.Blocks), make([]uint64, pages)
+	s.blocks, s.firsts = make([]blockPlace, s.Blocks), make([]uint64, pages)
 	filter := make([][8]uint32, (uint64(len(tables))-fixed)/32)
 	for _, table := range []any{s.blocks, s.firsts, filter} {
 		n, err := binary.Decode(tables, binary.LittleEndian, table)
@@ -346,25 +381,20 @@ func openSpillFile(f *os.File) (*spillFile, error) {
 }
 
 // memory is what the file takes in memory.
-func (s *spillFile) memory() int64 {
-	return int64(len(s.filter))*32 + int64(len(s.firsts))*8 + int64(len(s.blocks))*16 + int64(len(s.gone))*8 + 256
+func (s *file) memory() int64 {
+	return int64(len(s.filter))*32 + int64(len(s.firsts))*8 + int64(len(s.blocks))*16 + int64(len(s.gone))*8 + int64(cap(s.dues))*16 + 256
 }
 
 // live is how many of its components are not in memory again.
-func (s *spillFile) live() uint32 { return s.Components - s.goneCount }
+func (s *file) live() uint32 { return s.Components - s.goneCount }
 
 // liveBytes estimates what of its bytes are of those.
-func (s *spillFile) liveBytes() int64 {
+func (s *file) liveBytes() int64 {
 	return s.bytes * int64(s.live()) / int64(max(1, s.Components))
 }
 
-// remove closes and deletes the local file.
-func (s *spillFile) remove() error {
-	return errors.Join(s.f.Close(), os.Remove(s.f.Name()))
-}
-
 // find calls yield for each component that an event that is needed could link to. It returns whether the filter was right.
-func (s *spillFile) find(n *correlate.Need, page *[pageBytes]byte, yield func(number uint32)) (found bool, err error) {
+func (s *file) find(n *correlate.Need, page *[pageBytes]byte, yield func(number uint32)) (found bool, err error) {
 	// Keys of one hash may stand on several pages; the first may end the page before the first that starts with it.
 	p := max(0, sort.Search(len(s.firsts), func(i int) bool { return s.firsts[i] >= n.Hash })-1)
 	for ; p < len(s.firsts) && s.firsts[p] <= n.Hash; p++ {
@@ -379,7 +409,7 @@ func (s *spillFile) find(n *correlate.Need, page *[pageBytes]byte, yield func(nu
 			found = true
 			k := s.decodeKey(page)
 			if k.number >= s.Components {
-				return false, fmt.Errorf("%w: %s: a key is of component %d of %d", errSpillCorrupt, s.f.Name(), k.number, s.Components)
+				return false, fmt.Errorf("%w: %s: a key is of component %d of %d", ErrCorrupt, s.f.Name(), k.number, s.Components)
 			}
 			if k.from <= n.To && n.From <= k.to && !s.gone.has(k.number) {
 				yield(k.number)
@@ -389,16 +419,16 @@ func (s *spillFile) find(n *correlate.Need, page *[pageBytes]byte, yield func(nu
 	return found, nil
 }
 
-func (s *spillFile) decodeKey(b []byte) spillKey {
+func (s *file) decodeKey(b []byte) keyReach {
 	at := func(v uint32) event.Micros { return event.Micros(s.Base + int64(uint64(v)<<s.Shift)) }
-	return spillKey{
+	return keyReach{
 		hash: binary.LittleEndian.Uint64(b), number: binary.LittleEndian.Uint32(b[8:]),
 		from: at(binary.LittleEndian.Uint32(b[12:])), to: at(binary.LittleEndian.Uint32(b[16:])),
 	}
 }
 
 // readPage reads a page of keys into memory of the caller.
-func (s *spillFile) readPage(p int, into *[pageBytes]byte) ([]byte, error) {
+func (s *file) readPage(p int, into *[pageBytes]byte) ([]byte, error) {
 	n := min(pageKeys, s.Keys-uint64(p)*pageKeys)*keyBytes + 4
 	page := into[:n]
 	if _, err := s.f.ReadAt(page, int64(s.KeysAt)+int64(p)*pageBytes); err != nil {
@@ -408,24 +438,24 @@ func (s *spillFile) readPage(p int, into *[pageBytes]byte) ([]byte, error) {
 }
 
 // checked returns what stands before a checksum.
-func (s *spillFile) checked(b []byte, what string) ([]byte, error) {
+func (s *file) checked(b []byte, what string) ([]byte, error) {
 	body := b[:len(b)-4]
 	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(b[len(b)-4:]) {
-		return nil, fmt.Errorf("%w: %s: the checksum of its %s does not match", errSpillCorrupt, s.f.Name(), what)
+		return nil, fmt.Errorf("%w: %s: the checksum of its %s does not match", ErrCorrupt, s.f.Name(), what)
 	}
 	return body, nil
 }
 
 // blockReader reads blocks of components and keeps the last one.
 type blockReader struct {
-	file   *spillFile
+	file   *file
 	number int
 	packed []byte
 	raw    []byte
 }
 
 // read reads a block.
-func (r *blockReader) read(s *spillFile, number int) error {
+func (r *blockReader) read(s *file, number int) error {
 	if r.file == s && r.number == number {
 		return nil
 	}
@@ -439,16 +469,16 @@ func (r *blockReader) read(s *spillFile, number int) error {
 		return err
 	}
 	if r.raw, err = s2.Decode(r.raw[:cap(r.raw)], body); err != nil {
-		return fmt.Errorf("%w: %s: %w", errSpillCorrupt, s.f.Name(), err)
+		return fmt.Errorf("%w: %s: %w", ErrCorrupt, s.f.Name(), err)
 	}
 	r.file, r.number = s, number
 	return nil
 }
 
-func (r *blockReader) readPacked(s *spillFile, number int) ([]byte, error) {
+func (r *blockReader) readPacked(s *file, number int) ([]byte, error) {
 	b := &s.blocks[number]
 	if b.Bytes < 4 || b.At+uint64(b.Bytes) > uint64(s.bytes) {
-		return nil, fmt.Errorf("%w: %s: a block is out of bounds", errSpillCorrupt, s.f.Name())
+		return nil, fmt.Errorf("%w: %s: a block is out of bounds", ErrCorrupt, s.f.Name())
 	}
 	r.packed = slices.Grow(r.packed[:0], int(b.Bytes))[:b.Bytes]
 	if _, err := s.f.ReadAt(r.packed, int64(b.At)); err != nil {
@@ -458,10 +488,10 @@ func (r *blockReader) readPacked(s *spillFile, number int) ([]byte, error) {
 }
 
 // component returns a component's bytes, valid until the next call.
-func (r *blockReader) component(s *spillFile, number uint32) ([]byte, error) {
+func (r *blockReader) component(s *file, number uint32) ([]byte, error) {
 	k := sort.Search(len(s.blocks), func(i int) bool { return s.blocks[i].First > number }) - 1
 	if k < 0 {
-		return nil, fmt.Errorf("%w: %s: it has no component %d", errSpillCorrupt, s.f.Name(), number)
+		return nil, fmt.Errorf("%w: %s: it has no component %d", ErrCorrupt, s.f.Name(), number)
 	}
 	if err := r.read(s, k); err != nil {
 		return nil, err
@@ -477,16 +507,16 @@ func (r *blockReader) component(s *spillFile, number uint32) ([]byte, error) {
 }
 
 // cutComponent returns the first component of a block and what is behind it.
-func cutComponent(s *spillFile, raw []byte) (b, rest []byte, err error) {
+func cutComponent(s *file, raw []byte) (b, rest []byte, err error) {
 	if len(raw) < 4 || uint64(binary.LittleEndian.Uint32(raw)) > uint64(len(raw)-4) {
-		return nil, nil, fmt.Errorf("%w: %s: a component is cut short", errSpillCorrupt, s.f.Name())
+		return nil, nil, fmt.Errorf("%w: %s: a component is cut short", ErrCorrupt, s.f.Name())
 	}
 	n := 4 + int(binary.LittleEndian.Uint32(raw))
 	return raw[4:n], raw[n:], nil
 }
 
 // blockEnd returns the number after that of the last component of a block.
-func (s *spillFile) blockEnd(k int) uint32 {
+func (s *file) blockEnd(k int) uint32 {
 	if k+1 < len(s.blocks) {
 		return s.blocks[k+1].First
 	}
@@ -494,7 +524,7 @@ func (s *spillFile) blockEnd(k int) uint32 {
 }
 
 // ids calls yield for all ids, in order of component.
-func (s *spillFile) ids(yield func(hash uint64, number uint32)) error {
+func (s *file) ids(yield func(hash uint64, number uint32)) error {
 	in := bufio.NewReaderSize(io.NewSectionReader(s.f, int64(s.IDsAt), int64(s.IDs)*idBytes), 256<<10)
 	crc := uint32(0)
 	var b [idBytes]byte
@@ -505,12 +535,12 @@ func (s *spillFile) ids(yield func(hash uint64, number uint32)) error {
 		crc = crc32.Update(crc, castagnoli, b[:])
 		number := binary.LittleEndian.Uint32(b[8:])
 		if number >= s.Components {
-			return fmt.Errorf("%w: %s: an id is of component %d of %d", errSpillCorrupt, s.f.Name(), number, s.Components)
+			return fmt.Errorf("%w: %s: an id is of component %d of %d", ErrCorrupt, s.f.Name(), number, s.Components)
 		}
 		yield(binary.LittleEndian.Uint64(b[:]), number)
 	}
 	if crc != s.IDsCRC {
-		return fmt.Errorf("%w: %s: the checksum of its ids does not match", errSpillCorrupt, s.f.Name())
+		return fmt.Errorf("%w: %s: the checksum of its ids does not match", ErrCorrupt, s.f.Name())
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package streaming
+package spill
 
 import (
 	"bufio"
@@ -8,49 +8,48 @@ import (
 	"io"
 	"math/bits"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/weftdata/weft/correlate"
 	"github.com/weftdata/weft/event"
 )
 
-// spillBuilder collects components for a new file.
-type spillBuilder struct {
+// builder collects components for a new file.
+type builder struct {
 	bytes  []byte
-	parts  []spillPart
-	keys   []spillKey
+	parts  []builtPart
+	keys   []keyReach
 	events uint64
 }
 
-type spillPart struct {
+type builtPart struct {
 	end    int // in bytes
 	expiry event.Micros
 	ids    []uint64
 }
 
 // add is what correlate.Core.Spill calls.
-func (b *spillBuilder) add(s *correlate.Spilled) {
+func (b *builder) add(s *correlate.Spilled) {
 	number := uint32(len(b.parts))
 	b.bytes = append(b.bytes, s.Bytes...)
-	p := spillPart{end: len(b.bytes), expiry: s.Expiry}
+	p := builtPart{end: len(b.bytes), expiry: s.Expiry}
 	for i := range s.IDs {
 		p.ids = append(p.ids, idHash(&s.IDs[i]))
 	}
 	b.parts = append(b.parts, p)
 	for _, r := range s.Reach {
-		b.keys = append(b.keys, spillKey{r.Hash, r.From, r.To, number})
+		b.keys = append(b.keys, keyReach{r.Hash, r.From, r.To, number})
 	}
 	b.events += uint64(s.Events)
 }
 
-func (b *spillBuilder) reset() {
+func (b *builder) reset() {
 	b.bytes, b.parts, b.keys, b.events = b.bytes[:0], b.parts[:0], b.keys[:0], 0
 }
 
 // build writes what was collected. It may be tried again.
-func (b *spillBuilder) build(path string, seed uint64) (*spillFile, error) {
-	slices.SortFunc(b.keys, compareSpillKeys)
+func (b *builder) build(dir string, seed uint64, dues bool) (*file, error) {
+	slices.SortFunc(b.keys, compareKeys)
 	base, last := event.MaxTime, event.MinTime
 	for _, k := range b.keys {
 		base, last = min(base, k.from), max(last, k.to)
@@ -58,8 +57,8 @@ func (b *spillBuilder) build(path string, seed uint64) (*spillFile, error) {
 	if len(b.keys) == 0 {
 		base, last = 0, 0
 	}
-	return createSpillFile(path, func(f *os.File) (*spillFile, error) {
-		w := newSpillWriter(f, seed, uint64(len(b.keys)), base, last)
+	return createFile(dir, func(f *os.File) (*file, error) {
+		w := newWriter(f, seed, uint64(len(b.keys)), base, last)
 		w.foot.Events = b.events
 		start := 0
 		for _, p := range b.parts {
@@ -75,28 +74,37 @@ func (b *spillBuilder) build(path string, seed uint64) (*spillFile, error) {
 				w.id(id, uint32(i))
 			}
 		}
-		return w.finish(f)
+		s, err := w.finish(f)
+		if err == nil && dues {
+			for i, p := range b.parts {
+				s.dues = append(s.dues, due{p.expiry, uint32(i)})
+			}
+			slices.SortFunc(s.dues, compareDues)
+		}
+		return s, err
 	})
 }
 
-// createSpillFile makes a file, and leaves none behind after an error.
-func createSpillFile(path string, write func(*os.File) (*spillFile, error)) (*spillFile, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+// createFile makes a file without a name.
+func createFile(dir string, write func(*os.File) (*file, error)) (*file, error) {
+	f, err := os.CreateTemp(dir, "weft-spill-")
 	if err != nil {
 		return nil, fmt.Errorf("write spilled state: %w", err)
 	}
-	s, err := write(f)
+	var s *file
+	if err = os.Remove(f.Name()); err == nil {
+		s, err = write(f)
+	}
 	if err != nil {
 		f.Close()
-		os.Remove(path) // that it is left over does no harm
-		return nil, fmt.Errorf("write spilled state %s: %w", filepath.Base(path), err)
+		return nil, fmt.Errorf("spilled state: %w", err)
 	}
 	return s, nil
 }
 
 // mergeInput is a file that is merged. The merge runs beside the shard, so it has a gone of its own.
 type mergeInput struct {
-	file   *spillFile
+	file   *file
 	gone   bitmap // as it was when the merge began
 	events uint64 // that were gone then
 	live   bitmap // what was taken over
@@ -104,7 +112,7 @@ type mergeInput struct {
 	first  uint32 // number in the new file of the first that was taken over
 }
 
-func newMergeInput(s *spillFile) *mergeInput {
+func newMergeInput(s *file) *mergeInput {
 	return &mergeInput{file: s, gone: slices.Clone(s.gone), events: s.goneEvents, live: newBitmap(s.Components)}
 }
 
@@ -114,9 +122,9 @@ func (m *mergeInput) number(old uint32) uint32 {
 	return m.first + m.ranks[old/64] + uint32(bits.OnesCount64(below))
 }
 
-// mergeSpill writes a file that holds what is still wanted of others: what has not gone back into memory and has not expired
+// mergeFiles writes a file that holds what is still wanted of others: what has not gone back into memory and has not expired
 // before oldest. Its memory does not depend on their size, apart from the filter and the tables of the new file.
-func mergeSpill(path string, inputs []*mergeInput, oldest event.Micros) (*spillFile, error) {
+func mergeFiles(dir string, inputs []*mergeInput, oldest event.Micros) (*file, error) {
 	base, last := int64(event.MaxTime), int64(event.MinTime)
 	var keys, events, components uint64
 	for _, in := range inputs {
@@ -127,8 +135,8 @@ func mergeSpill(path string, inputs []*mergeInput, oldest event.Micros) (*spillF
 		components += left
 		events += s.Events - in.events
 	}
-	return createSpillFile(path, func(f *os.File) (*spillFile, error) {
-		w := newSpillWriter(f, inputs[0].file.Seed, keys, event.Micros(base), event.Micros(last))
+	return createFile(dir, func(f *os.File) (*file, error) {
+		w := newWriter(f, inputs[0].file.Seed, keys, event.Micros(base), event.Micros(last))
 		for _, in := range inputs {
 			if err := in.copyComponents(w, oldest); err != nil {
 				return nil, err
@@ -149,12 +157,24 @@ func mergeSpill(path string, inputs []*mergeInput, oldest event.Micros) (*spillF
 				return nil, err
 			}
 		}
-		return w.finish(f)
+		s, err := w.finish(f)
+		if err != nil {
+			return nil, err
+		}
+		for _, in := range inputs {
+			for _, d := range in.file.dues {
+				if in.live.has(d.number) {
+					s.dues = append(s.dues, due{d.expiry, in.number(d.number)})
+				}
+			}
+		}
+		slices.SortFunc(s.dues, compareDues)
+		return s, nil
 	})
 }
 
 // copyComponents takes over what is wanted. A block of which all is wanted is copied as it is.
-func (m *mergeInput) copyComponents(w *spillWriter, oldest event.Micros) error {
+func (m *mergeInput) copyComponents(w *writer, oldest event.Micros) error {
 	s := m.file
 	m.first = w.foot.Components
 	var blocks blockReader
@@ -210,7 +230,7 @@ type keyReader struct {
 	left uint64
 	page [pageBytes]byte
 	rest []byte
-	key  spillKey
+	key  keyReach
 }
 
 // next moves to the next key that is wanted. ok is false at the end.
@@ -233,7 +253,7 @@ func (r *keyReader) next() (ok bool, err error) {
 		}
 		number := binary.LittleEndian.Uint32(r.rest[8:])
 		if number >= s.Components {
-			return false, fmt.Errorf("%w: %s: a key is of component %d of %d", errSpillCorrupt, s.f.Name(), number, s.Components)
+			return false, fmt.Errorf("%w: %s: a key is of component %d of %d", ErrCorrupt, s.f.Name(), number, s.Components)
 		}
 		wanted := r.from.live.has(number)
 		if wanted {
@@ -248,7 +268,7 @@ func (r *keyReader) next() (ok bool, err error) {
 }
 
 // mergeKeys writes the keys of all inputs in one order.
-func mergeKeys(w *spillWriter, inputs []*mergeInput) error {
+func mergeKeys(w *writer, inputs []*mergeInput) error {
 	var readers []*keyReader
 	for _, in := range inputs {
 		s := in.file
