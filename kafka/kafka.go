@@ -132,7 +132,7 @@ func (c *Client) with(ctx context.Context, addr string, call func(*conn) error) 
 		if err != nil {
 			return err
 		}
-		one.busy.Lock()       // a connection carries one request at a time
+		one.busy.Lock()        // a connection carries one request at a time
 		if one.broken.Load() { // by the caller before, who may have been canceled: that is nobody else's failure
 			one.busy.Unlock()
 			continue
