@@ -79,14 +79,16 @@ func archiveAllOf(t *testing.T, ctx context.Context, env *workers.Env, spec *job
 			ctx, stop := context.WithCancel(ctx)
 			defer stop()
 			a := &workers.Archives{Env: env, Log: slog.New(slog.DiscardHandler),
-				Configure: func(c *archiver.Config) { c.FileBytes, c.FetchBytes, c.FileAge = fileBytes, 16<<10, 2*time.Second },
+				Configure: func(c *archiver.Config) {
+					c.FileBytes, c.FetchBytes, c.FileAge = fileBytes, int(min(fileBytes, 16<<10)), 2*time.Second
+				},
 				Observe: func(s archiver.Status) {
 					unseen := slices.ContainsFunc(s.Partitions, func(p archiver.PartitionStatus) bool { return p.End == 0 })
 					if s.Lag() == 0 && len(s.Partitions) == partitions && !unseen || early && s.Partitions[0].Manifests > 0 {
 						stop()
 					}
 				}}
-			in := activities.ArchiveInput{Topic: source.Topic, Jobs: []activities.JobVersion{{Job: "payments", Version: 1}, {Job: "payments", Version: 9}}}
+			in := activities.ArchiveInput{Topic: source.Topic, Jobs: []activities.JobVersion{{Job: spec.Job, Version: 1}, {Job: spec.Job, Version: 9}}}
 			if err := a.RunArchiver(ctx, in, func(activities.Beat) {}); err != nil {
 				t.Errorf("archive %s: %v", source.Topic, err)
 			}

@@ -25,8 +25,8 @@ import (
 	"github.com/weftdata/weft/workflows"
 )
 
-// TestBackfillOutcomes kills what a backfill needs at random, and then gives it what cannot be done: each ends as its document says,
-// nothing is lost, and nothing half published. WEFT_BACKFILL_SEED repeats a run, WEFT_BACKFILL_KILLS makes it longer.
+// TestBackfillOutcomes has a backfill run by one worker and by three, kills what another one needs at random, and then asks for what
+// cannot be done: each ends as its document says, nothing is lost, and nothing half published. WEFT_BACKFILL_SEED repeats a run, WEFT_BACKFILL_KILLS makes it longer.
 func TestBackfillOutcomes(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes")
@@ -36,6 +36,7 @@ func TestBackfillOutcomes(t *testing.T) {
 	b := newBackfillTest(t)
 	b.r = rand.New(rand.NewPCG(uint64(seed), 11))
 	served := b.digest(0)
+	b.divided()
 	b.killed(fromEnv(t, "WEFT_BACKFILL_KILLS", 5))
 	if got := b.digest(0); got != served {
 		t.Errorf("after the kills the digest served is %s, was %s", got, served)
@@ -50,7 +51,7 @@ func TestBackfillOutcomes(t *testing.T) {
 // killed publishes ten days while workers, servers and the object store go away at random.
 func (b *backfillTest) killed(kills int) {
 	workers := []*process{nil, nil}
-	reads := b.countReads()
+	reads := b.countReads(0)
 	env := append(slices.Clone(b.env), "WEFT_S3="+reads.url, "GOMAXPROCS=1") // so that each runs one slice at a time
 	start := func() *process {
 		return b.launch("backfills", env, b.weft, "worker", "--only", "backfill", "--log-format", "json", "--work", b.T.TempDir())
@@ -145,13 +146,14 @@ func (b *backfillTest) largestSlice(plan string) (bytes int64) {
 	return bytes
 }
 
-// readCounter stands between workers and the object store, and counts what they read of the archive's data files.
+// readCounter stands between workers and the object store, and counts what they read of the archive's data files. Each request
+// takes as much longer as was asked for.
 type readCounter struct {
 	url   string
 	bytes atomic.Int64
 }
 
-func (b *backfillTest) countReads() *readCounter {
+func (b *backfillTest) countReads(latency time.Duration) *readCounter {
 	to, err := url.Parse("http://" + b.s3.address())
 	b.must(err)
 	c := &readCounter{}
@@ -166,7 +168,13 @@ func (b *backfillTest) countReads() *readCounter {
 			return nil
 		},
 	}
-	s := httptest.NewServer(proxy)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(latency):
+		case <-r.Context().Done():
+		}
+		proxy.ServeHTTP(w, r)
+	}))
 	b.Cleanup(s.Close)
 	c.url = s.URL
 	return c
