@@ -439,7 +439,7 @@ func (s *slicing) sorted(ctx context.Context, m *SliceManifest, out *staging) er
 	}
 	s.phase.Store("linking")
 	before := core.Stats().Events
-	err = sorter.link(ctx, core, spilled, out, func() error {
+	err = sorter.link(ctx, 0, core, spilled, out, func() error {
 		s.stateNow.Store(core.StateBytes() + spilled.Status().Bytes)
 		if s.in.spillEvery > 0 {
 			out.keep(spilled.Spill(ctx, core, math.MaxInt64/2))

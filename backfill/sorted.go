@@ -18,10 +18,12 @@ import (
 )
 
 // Input that does not fit in memory is sorted by event time on disk, in runs that are merged: then a session can be
-// handed out as soon as time has passed it, and only what is open is held. What of it does not fit goes to disk too, and comes
+// handed out as soon as time has passed it, and only what is open is held. Where the job is sharded a replay merges each part of
+// the key groups by itself, so only a part of what is open is held at a time. What of it does not fit goes to disk too, and comes
 // back before an event can link to it, or when its time has come.
 
 const (
+	sortParts        = 16      // of a sharded job
 	mergeBatchEvents = 4096    // events linked between two moves of the watermark
 	runBufferBytes   = 1 << 18 // read at a time from each run …
 	runBufferLeast   = 1 << 12 // … and where there are so many that this would be more than what is sorted at a time
@@ -53,6 +55,9 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 	cfg.Session.Retention = 0 // events come in order
 	sorter := newSorter(r.cfg.TempDir, &cfg, r.cfg.MemoryBytes)
 	defer sorter.remove()
+	if r.job.Spec.ShardBy != "" {
+		sorter.parts = sortParts
+	}
 	var phase atomic.Value
 	phase.Store("sorting")
 	stop := r.watch(func() Progress { return p.progress(phase.Load().(string)) })
@@ -70,11 +75,17 @@ func (r *replay) onDisk(ctx context.Context, sources []source) (*Summary, error)
 		return nil, err
 	}
 	phase.Store("linking")
-	total, err := r.linkSorted(ctx, sorter, cfg, out)
-	if err != nil {
-		return nil, err
+	total := correlate.Stats{Outside: sorter.outside}
+	for part := range sorter.parts {
+		stats, err := r.linkSorted(ctx, sorter, part, cfg, out)
+		if err != nil {
+			return nil, err
+		}
+		total.Events += stats.Events
+		total.Duplicates += stats.Duplicates
+		total.Folded += stats.Folded
+		total.Late += stats.Late
 	}
-	total.Outside = sorter.outside
 	out.s.SpilledBytes = sorter.written
 	return out.finish(p, total)
 }
@@ -86,8 +97,8 @@ func pipeName(path string) string {
 	return "what comes through " + path
 }
 
-// linkSorted links the events in order of time.
-func (r *replay) linkSorted(ctx context.Context, s *sorter, cfg correlate.Config, out *sink) (correlate.Stats, error) {
+// linkSorted links the events of one part in order of time.
+func (r *replay) linkSorted(ctx context.Context, s *sorter, part int, cfg correlate.Config, out *sink) (correlate.Stats, error) {
 	core, err := correlate.New(cfg)
 	if err != nil {
 		return correlate.Stats{}, err
@@ -95,7 +106,7 @@ func (r *replay) linkSorted(ctx context.Context, s *sorter, cfg correlate.Config
 	spilled := newSpill(r.cfg.TempDir, r.cfg.MemoryBytes, "", 1)
 	defer spilled.Close()
 	n := 0
-	err = s.link(ctx, core, spilled, out, func() error {
+	err = s.link(ctx, part, core, spilled, out, func() error {
 		if n++; n%64 == 1 {
 			out.s.state(core)
 		}
@@ -121,9 +132,9 @@ func newSpill(dir string, memory int64, prefix string, seed uint64) *spill.Store
 		Prefix: prefix, Final: true, Seed: seed})
 }
 
-// link applies all events in order of time, and moves time with them.
-func (s *sorter) link(ctx context.Context, core *correlate.Core, spilled *spill.Store, out correlate.Output, each func() error) error {
-	return s.each(ctx, func(b *event.Batch) error {
+// link applies the events of a part in order of time, and moves time with them.
+func (s *sorter) link(ctx context.Context, part int, core *correlate.Core, spilled *spill.Store, out correlate.Output, each func() error) error {
+	return s.each(ctx, part, func(b *event.Batch) error {
 		if err := spilled.Load(core, b); err != nil {
 			return err
 		}
@@ -141,9 +152,9 @@ func (s *sorter) link(ctx context.Context, core *correlate.Core, spilled *spill.
 	})
 }
 
-// each hands on the events in order of time, some at a time.
-func (s *sorter) each(ctx context.Context, take func(*event.Batch) error) error {
-	m, err := s.open()
+// each hands on the events of a part in order of time, some at a time.
+func (s *sorter) each(ctx context.Context, part int, take func(*event.Batch) error) error {
+	m, err := s.open(part)
 	if err != nil {
 		return err
 	}
@@ -167,10 +178,11 @@ func (s *sorter) each(ctx context.Context, take func(*event.Batch) error) error 
 	}
 }
 
-// sorter writes sorted runs. A run is a file of events in order of time.
+// sorter writes sorted runs. A run is a file of events in order of (part, time); one part of it is a segment.
 type sorter struct {
 	dir   string
 	near  correlate.Range
+	parts int
 	limit int // bytes that are sorted at a time
 	batch int // events that are handed on at a time
 
@@ -184,15 +196,16 @@ type sorter struct {
 type sortRef struct {
 	time event.Micros
 	off  uint32
+	part uint16
 }
 
 type sortRun struct {
 	f     *os.File // has no name any more, so that nothing is left of a process that dies
-	bytes int64
+	start []int64  // of each part, and the end of the last
 }
 
 func newSorter(dir string, cfg *correlate.Config, memory int64) *sorter {
-	return &sorter{dir: dir, near: cfg.Near(), limit: int(min(memory/4, 1<<30)), batch: mergeBatchEvents}
+	return &sorter{dir: dir, near: cfg.Near(), parts: 1, limit: int(min(memory/4, 1<<30)), batch: mergeBatchEvents}
 }
 
 // remove frees the disk.
@@ -213,7 +226,7 @@ func (s *sorter) add(b *event.Batch) error {
 			s.outside++
 			continue
 		}
-		s.index = append(s.index, sortRef{e.Time, uint32(len(s.data))})
+		s.index = append(s.index, sortRef{e.Time, uint32(len(s.data)), uint16(int(e.Group) * s.parts / event.KeyGroups)})
 		s.data = appendEvent(s.data, b, e, values)
 	}
 	if len(s.data)+16*len(s.index) >= s.limit {
@@ -234,18 +247,24 @@ func (s *sorter) flush() error {
 	if len(s.index) == 0 {
 		return nil
 	}
-	slices.SortFunc(s.index, func(a, b sortRef) int { return cmp.Or(cmp.Compare(a.time, b.time), cmp.Compare(a.off, b.off)) })
+	slices.SortFunc(s.index, func(a, b sortRef) int {
+		return cmp.Or(cmp.Compare(a.part, b.part), cmp.Compare(a.time, b.time), cmp.Compare(a.off, b.off))
+	})
 	f, err := os.CreateTemp(s.dir, "weft-sort-")
 	if err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
-	s.runs = append(s.runs, sortRun{f: f})
+	run := sortRun{f: f}
+	s.runs = append(s.runs, run)
 	if err := os.Remove(f.Name()); err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
 	w := bufio.NewWriterSize(f, 1<<20)
 	at := int64(0)
 	for _, r := range s.index {
+		for len(run.start) <= int(r.part) {
+			run.start = append(run.start, at)
+		}
 		n := sortHeader + int(binary.LittleEndian.Uint32(s.data[r.off:]))
 		w.Write(s.data[r.off : int(r.off)+n]) // bufio keeps the error for Flush
 		at += int64(n)
@@ -253,7 +272,10 @@ func (s *sorter) flush() error {
 	if err := w.Flush(); err != nil {
 		return fmt.Errorf("sort on disk: %w", err)
 	}
-	s.runs[len(s.runs)-1].bytes = at
+	for len(run.start) <= s.parts {
+		run.start = append(run.start, at)
+	}
+	s.runs[len(s.runs)-1] = run
 	s.written += at
 	s.data, s.index = s.data[:0], s.index[:0]
 	return nil
@@ -312,7 +334,7 @@ func decodeEvent(b *event.Batch, p []byte) {
 	b.Events = append(b.Events, e)
 }
 
-// merger reads all runs in order of time. runs is a heap; the first has the least time.
+// merger reads the segments of one part in order of time. runs is a heap; the first has the least time.
 type merger struct{ runs []*runReader }
 
 type runReader struct {
@@ -321,11 +343,15 @@ type runReader struct {
 	time event.Micros
 }
 
-func (s *sorter) open() (*merger, error) {
+func (s *sorter) open(part int) (*merger, error) {
 	m := &merger{}
 	buffer := max(runBufferLeast, min(runBufferBytes, s.limit/max(1, len(s.runs))))
 	for _, run := range s.runs {
-		rr := &runReader{r: bufio.NewReaderSize(io.NewSectionReader(run.f, 0, run.bytes), buffer)}
+		n := run.start[part+1] - run.start[part]
+		if n == 0 {
+			continue
+		}
+		rr := &runReader{r: bufio.NewReaderSize(io.NewSectionReader(run.f, run.start[part], n), buffer)}
 		m.runs = append(m.runs, rr)
 		if _, err := rr.read(); err != nil {
 			return nil, err
