@@ -97,7 +97,7 @@ func (b *backfillTest) killed(kills int) {
 	last := ""
 	largest := int64(0) // slice, in bytes of the archive
 	b.await("it has ended", func() bool {
-		p, err := b.temporal.QueryWorkflow(b.ctx, id, "", workflows.QueryProgress)
+		p, err := queryWorkflow(b.ctx, b.temporal, id, workflows.QueryProgress)
 		var progress workflows.Progress
 		if err != nil || p.Get(&progress) != nil {
 			return false // the servers come back

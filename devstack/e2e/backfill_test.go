@@ -149,7 +149,7 @@ func (b *backfillTest) result(r client.WorkflowRun) (out workflows.BackfillResul
 
 func (b *backfillTest) progress(id string) (p workflows.Progress) {
 	b.Helper()
-	v, err := b.temporal.QueryWorkflow(b.ctx, id, "", workflows.QueryProgress)
+	v, err := queryWorkflow(b.ctx, b.temporal, id, workflows.QueryProgress)
 	b.must(err)
 	b.must(v.Get(&p))
 	return p
@@ -465,7 +465,7 @@ func (b *backfillTest) callAPI(args []string) {
 		if text := flags["--input"]; text != "" {
 			input = append(input, json.RawMessage(text))
 		}
-		_, err := b.temporal.QueryWorkflow(b.ctx, id, "", flags["-qt"], input...)
+		_, err := queryWorkflow(b.ctx, b.temporal, id, flags["-qt"], input...)
 		b.must(err)
 	}
 }

@@ -128,7 +128,7 @@ func (r *releaseTest) waiting(id string) (w waiting) {
 		return w
 	}
 	w.running = d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING
-	v, err := r.temporal.QueryWorkflow(r.ctx, id, "", query)
+	v, err := queryWorkflow(r.ctx, r.temporal, id, query)
 	if err == nil {
 		err = v.Get(&w)
 	}

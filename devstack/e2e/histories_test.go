@@ -64,7 +64,7 @@ func TestHistories(t *testing.T) {
 		t.Helper()
 		l.await(want, func() bool {
 			var s workflows.JobStatus
-			v, err := c.QueryWorkflow(l.ctx, workflows.JobID("payments"), "", workflows.QueryStatus)
+			v, err := queryWorkflow(l.ctx, c, workflows.JobID("payments"), workflows.QueryStatus)
 			if err != nil || v.Get(&s) != nil { // it may be busy
 				return false
 			}

@@ -26,7 +26,7 @@ func TestRolloutsDuringAStream(t *testing.T) {
 	v1 := r.spec("v1.yaml", steps("1s", "1s")...)
 	v2 := r.spec("v2.yaml", append(another("longer"), steps("10m", "30m")...)...)
 	v3 := r.spec("v3.yaml", append(another("long"), steps("1s", "1s")...)...)
-	halves := r.halves()
+	halves := r.halve()
 	want := map[int]string{1: r.replay(v1, "one"), 3: r.replay(v3, "three")}
 	r.begin(v1, halves, 1, "archive,publish")
 

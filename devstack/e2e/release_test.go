@@ -182,7 +182,7 @@ func (r *releaseTest) ask(spec string, more ...string) {
 func (r *releaseTest) state() (s workflows.JobStatus, err error) {
 	ctx, cancel := context.WithTimeout(r.ctx, 2*time.Second)
 	defer cancel()
-	v, err := r.temporal.QueryWorkflow(ctx, workflows.JobID("payments"), "", workflows.QueryStatus)
+	v, err := queryWorkflow(ctx, r.temporal, workflows.JobID("payments"), workflows.QueryStatus)
 	if err == nil {
 		err = v.Get(&s)
 	}
