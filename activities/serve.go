@@ -85,9 +85,10 @@ type Gate struct {
 
 // Surveyed is what a job serves.
 type Surveyed struct {
-	Epoch   uint64 `json:"epoch"`   // of the serving map
-	Current int    `json:"current"` // version that serves the newest sessions; 0: none
-	From    int64  `json:"from_us"` // the earliest start from which it serves all, in microseconds
+	Epoch   uint64 `json:"epoch"`            // of the serving map
+	Current int    `json:"current"`          // version that serves the newest sessions; 0: none
+	From    int64  `json:"from_us"`          // the earliest start from which it serves all, in microseconds
+	Shards  int    `json:"shards,omitempty"` // of that version, that have saved a checkpoint; 0: none has
 }
 
 // SurveyInput names a job.

@@ -45,6 +45,7 @@ const (
 	SignalRetry  = "retry"  // go on after a failure, at once
 	SignalJobs   = "jobs"   // to Archive: another job version reads the topic
 	SignalShard  = "shard"  // to Version, by its shards: the state of one
+	SignalAgents = "agents" // to Version, by Job, which owns it: agents run its shards where nobody else does
 )
 
 // States of what a workflow keeps running.

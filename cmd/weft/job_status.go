@@ -314,6 +314,9 @@ func printStatus(w io.Writer, list []jobState) error {
 		if p := s.Problem; p != nil {
 			failures = append(failures, fmt.Sprintf("%s: %s (%s, %s)", s.Workflow, p.Message, p.Type, p.At.UTC().Format(time.DateTime)))
 		}
+		if text := s.unmanned(); text != "" {
+			failures = append(failures, fmt.Sprintf("%s: %s", s.Workflow, text))
+		}
 		for _, r := range s.Runs {
 			b, mark := activities.Beat{}, "-"
 			if r.Beat != nil {
@@ -342,6 +345,20 @@ func printStatus(w io.Writer, list []jobState) error {
 		}
 	}
 	return nil
+}
+
+// unmanned says what to do where some shard of a version waits for a process; empty where none does.
+func (s *jobState) unmanned() string {
+	waits := func(r runState) bool { return r.State == "waiting_for_worker" }
+	switch {
+	case s.Version == 0 || !slices.ContainsFunc(s.Runs, waits):
+		return ""
+	case slices.ContainsFunc(s.Processes, waits):
+		return "no process takes its shards: it waits for an agent that has room, start one on some machine (weft agent)"
+	case len(s.Processes) == 0:
+		return fmt.Sprintf("no process takes its shards: start one (weft worker --job %s --version %d), or deploy it, so that agents do (weft deploy)", s.Job, s.Version)
+	}
+	return "" // one is being started
 }
 
 // printProcesses prints what agents run, where they run anything, and returns what failed.
