@@ -41,11 +41,8 @@ type VersionStatus struct {
 	Version  int                  `json:"version"`
 	State    string               `json:"state"` // its own while it has no shards or stops; otherwise the worst of its shards
 	Since    time.Time            `json:"since"`
-	Error    *Problem             `json:"error,omitempty"` // of preparing
 	Prepared *activities.Prepared `json:"prepared,omitempty"`
-	Shards   []ShardReport        `json:"shards,omitempty"` // as they reported
-	// Processes are those that agents start for it, as they reported.
-	Processes []ProcessReport `json:"processes,omitempty"`
+	activities.VersionHealth
 	// Managed says that a Job owns it: agents run its shards where nobody else does.
 	Managed bool `json:"managed,omitempty"`
 	// Unmanned says why nobody runs it, and what to do, as Job was told; empty: somebody does.

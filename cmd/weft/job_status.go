@@ -241,11 +241,7 @@ func problemOf(ctx context.Context, t client.Client, s jobState) *workflows.Prob
 	if err != nil {
 		return nil
 	}
-	var status struct {
-		Error     *workflows.Problem
-		Shards    []workflows.ShardReport
-		Processes []workflows.ProcessReport
-	}
+	var status activities.VersionHealth
 	if v.Get(&status) != nil {
 		return nil
 	}
