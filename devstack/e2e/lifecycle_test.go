@@ -23,7 +23,7 @@ import (
 
 // TestDeployments serves a first version, started by hand with a process that then ends, stops one that misclassifies at its gate,
 // promotes one that only adds a scenario, and rolls it back by a signal. Then the rest of the records comes: the version that was
-// rolled back to has the result of a replay, since an agent runs it now.
+// rolled back to has the result of a replay, since an agent runs it now. WEFT_HISTORIES names a folder for the histories of all that.
 func TestDeployments(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
@@ -71,6 +71,9 @@ func TestDeployments(t *testing.T) {
 	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.inputs[2:])...)...)
 	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want })
 	l.command("job", "stop", "payments", "--reason", "the test is over")
+	if out := os.Getenv("WEFT_HISTORIES"); out != "" {
+		saveHistories(t, l.ctx, l.client(), out)
+	}
 	l.audited()
 	l.runDocument()
 }
