@@ -1,6 +1,8 @@
 package workflows
 
 import (
+	"errors"
+
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/workflow"
 
@@ -22,6 +24,9 @@ func (j *job) unmanned(raw converter.RawValue) error {
 	var r UnmannedReport
 	if err := decode(raw, &r); err != nil {
 		return err
+	}
+	if r.Version < 1 {
+		return errors.New(`version is missing: expected {"version":1,"why":"…"}`)
 	}
 	for _, p := range []*Placed{j.Current, j.Previous, j.Candidate} {
 		if p != nil && p.Version == r.Version {
