@@ -50,6 +50,9 @@ type runState struct {
 	Failure  string           `json:"failure,omitempty"`
 }
 
+// waitingForWorker is the state of an activity that nobody has taken.
+const waitingForWorker = "waiting_for_worker"
+
 // jobName is what may stand in a query for a job: its names have no quote.
 var jobName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
@@ -111,7 +114,7 @@ func describeRun(ctx context.Context, t client.Client, id string) runState {
 
 // pendingState tells what an activity that has not ended does, and where, with its last heartbeat; nil: it has sent none.
 func pendingState(a *workflow.PendingActivityInfo) (state, worker string, beat *activities.Beat) {
-	state, worker = "waiting_for_worker", ""
+	state, worker = waitingForWorker, ""
 	switch a.GetState() {
 	case enums.PENDING_ACTIVITY_STATE_STARTED:
 		state, worker = "running", a.GetLastWorkerIdentity()
@@ -345,7 +348,7 @@ func printStatus(w io.Writer, list []jobState) error {
 
 // unmanned says what to do where some shard of a version waits for a process; empty where none does.
 func (s *jobState) unmanned() string {
-	waits := func(r runState) bool { return r.State == "waiting_for_worker" }
+	waits := func(r runState) bool { return r.State == waitingForWorker }
 	switch {
 	case s.Version == 0 || !slices.ContainsFunc(s.Runs, waits):
 		return ""
@@ -367,7 +370,7 @@ func printProcesses(w io.Writer, list []jobState) (failures []string, err error)
 			if r.Beat != nil {
 				memory, process = fmt.Sprintf("%d MiB", r.Beat.Memory>>20), r.Beat.Process
 			}
-			if r.State == "waiting_for_worker" {
+			if r.State == waitingForWorker {
 				r.State = workflows.Waiting
 			}
 			fmt.Fprintf(t, "%s%s\t%s\t%d\t%s\t%s\n", head, r.Workflow, r.State, r.Attempt, memory, process)
