@@ -102,8 +102,7 @@ type Shards struct {
 
 // RunShard runs a shard until it is told to stop.
 func (s *Shards) RunShard(ctx context.Context, in ShardInput) (Ended, error) {
-	name := fmt.Sprintf("shard/%s/%d/%d", in.Job, in.Version, in.Shard)
-	return s.Host.keep(ctx, name, func(ctx context.Context, progress func(Beat)) error {
+	return s.Host.keep(ctx, ShardID(in.Job, in.Version, in.Shard), func(ctx context.Context, progress func(Beat)) error {
 		return s.Runner.RunShard(ctx, in, func(st streaming.Status) { progress(beatOf(st)) })
 	})
 }
@@ -124,7 +123,7 @@ type Archives struct {
 
 // RunArchiver archives a topic until it is told to stop.
 func (a *Archives) RunArchiver(ctx context.Context, in ArchiveInput) (Ended, error) {
-	return a.Host.keep(ctx, "archive/"+in.Topic, func(ctx context.Context, progress func(Beat)) error {
+	return a.Host.keep(ctx, ArchiveID(in.Topic), func(ctx context.Context, progress func(Beat)) error {
 		return a.Runner.RunArchiver(ctx, in, progress)
 	})
 }
@@ -137,7 +136,7 @@ type Publishers struct {
 
 // RunPublisher publishes what a job serves until it is told to stop.
 func (p *Publishers) RunPublisher(ctx context.Context, in PublishInput) (Ended, error) {
-	return p.Host.keep(ctx, "publisher/"+in.Job, func(ctx context.Context, progress func(Beat)) error {
+	return p.Host.keep(ctx, PublisherID(in.Job), func(ctx context.Context, progress func(Beat)) error {
 		return p.Runner.RunPublisher(ctx, in, progress)
 	})
 }

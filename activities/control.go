@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflow/v1"
 	"go.temporal.io/api/workflowservice/v1"
 )
 
@@ -61,9 +64,20 @@ type DescribeInput struct {
 // Described tells of each workflow, in the order of the input, whether its latest run is running.
 type Described struct {
 	Running []bool `json:"running"`
+	// Waiting tells of each whether an activity of it waits for a worker that does not come. Engines before told nothing.
+	Waiting []bool `json:"waiting,omitempty"`
 }
 
-// Describe tells which workflows run.
+// waitingAfter is how long an activity waits before nobody seems to come for it. A worker that has room takes one within
+// milliseconds; one that was stopped to be started again is back by then.
+const waitingAfter = 10 * time.Second
+
+// waits tells whether nobody comes for an activity. One that is tried again is scheduled for when that is due.
+func waits(a *workflow.PendingActivityInfo) bool {
+	return a.GetState() == enums.PENDING_ACTIVITY_STATE_SCHEDULED && time.Since(a.GetScheduledTime().AsTime()) > waitingAfter
+}
+
+// Describe tells which workflows run, and which of them wait for a worker.
 func (c *Control) Describe(ctx context.Context, in DescribeInput) (Described, error) {
 	var d Described
 	for _, id := range in.IDs {
@@ -72,7 +86,8 @@ func (c *Control) Describe(ctx context.Context, in DescribeInput) (Described, er
 		if err != nil && !errors.As(err, &none) {
 			return Described{}, fmt.Errorf("describe the workflow %s: %w", id, err)
 		}
-		d.Running = append(d.Running, err == nil && r.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING)
+		running := err == nil && r.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING
+		d.Running, d.Waiting = append(d.Running, running), append(d.Waiting, running && slices.ContainsFunc(r.GetPendingActivities(), waits))
 	}
 	return d, nil
 }

@@ -2,7 +2,6 @@ package activities
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -19,31 +18,6 @@ const (
 	pollersAge = 90 * time.Second
 )
 
-// health is what the workflow of a version answers about itself, of which a standing needs this.
-type health struct {
-	Error     *ailment `json:"error"` // of preparing
-	Shards    []part   `json:"shards"`
-	Processes []part   `json:"processes"` // none where somebody starts them by hand
-}
-
-type part struct {
-	State string   `json:"state"`
-	Error *ailment `json:"error"`
-}
-
-type ailment struct {
-	Type    string    `json:"type"`
-	Message string    `json:"message"`
-	At      time.Time `json:"at"`
-}
-
-// The states of parts that have a problem, as workflows name them.
-const (
-	stateFailed   = "failed"
-	stateCrashing = "crash_looping"
-	stateWaiting  = "waiting_for_agent"
-)
-
 // examine adds why a version does not run well. What Temporal does not answer in time is left out: it comes with the next look.
 func (l *Lifecycle) examine(ctx context.Context, in StandingInput, s *Standing) {
 	h, ok := l.askHealth(ctx, in)
@@ -53,52 +27,54 @@ func (l *Lifecycle) examine(ctx context.Context, in StandingInput, s *Standing) 
 	if h.Error != nil {
 		s.Error, s.ErrorType = h.Error.Message, h.Error.Type
 	}
-	worst := func(kind string, parts []part) {
-		for _, state := range []string{stateCrashing, stateFailed} { // the last one that is found counts
-			for i, p := range parts {
-				if p.State != state {
-					continue
-				}
-				if state == stateFailed || s.Phase != stateFailed {
-					s.Phase = state
-				}
-				if p.Error != nil {
-					s.Error, s.ErrorType = fmt.Sprintf("%s %d: %s", kind, i, p.Error.Message), p.Error.Type
-				}
-			}
+	// A process knows better than its shards why it died: they only do not answer. So it comes last, and what is last counts.
+	for _, state := range []string{CrashLooping, Failed} {
+		for i, r := range h.Shards {
+			s.fails(state, r.State, fmt.Sprintf("shard %d", i), r.Error)
 		}
 	}
-	// A process knows better than its shards why it died: they only do not answer.
-	worst("shard", h.Shards)
-	worst("process", h.Processes)
-	l.countDeaths(ctx, fmt.Sprintf("shard/%s/%d/", in.Job, in.Version), "shard", len(h.Shards), s)
-	l.countDeaths(ctx, fmt.Sprintf("process/%s/%d/", in.Job, in.Version), "process", len(h.Processes), s)
+	for _, state := range []string{CrashLooping, Failed} {
+		for i, r := range h.Processes {
+			s.fails(state, r.State, fmt.Sprintf("process %d", i), r.Error)
+		}
+	}
+	l.countDeaths(ctx, in, "shard", ShardID, len(h.Shards), s)
+	l.countDeaths(ctx, in, "process", ProcessID, len(h.Processes), s)
 	if s.Missing > 0 {
 		l.findProcesses(ctx, in, h, s)
 	}
 }
 
-func (l *Lifecycle) askHealth(ctx context.Context, in StandingInput) (h health, ok bool) {
+// fails notes that a part is in a state in which it fails, and why.
+func (s *Standing) fails(in, is, part string, why *Problem) {
+	if is != in {
+		return
+	}
+	if s.Phase != Failed {
+		s.Phase = in
+	}
+	if why != nil {
+		s.Error, s.ErrorType = part+": "+why.Message, why.Type
+	}
+}
+
+func (l *Lifecycle) askHealth(ctx context.Context, in StandingInput) (h VersionHealth, ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
-	v, err := l.Starter.QueryWorkflow(ctx, fmt.Sprintf("version/%s/%d", in.Job, in.Version), "", "status")
-	if err != nil {
-		return h, false
-	}
-	var data json.RawMessage
-	if v.Get(&data) != nil || json.Unmarshal(data, &h) != nil {
-		return h, false
+	v, err := l.Starter.QueryWorkflow(ctx, VersionID(in.Job, in.Version), "", QueryStatus)
+	if err != nil || v.Get(&h) != nil {
+		return VersionHealth{}, false
 	}
 	return h, true
 }
 
 // countDeaths counts the attempts of runs that failed, which their workflows learn of only when all have. Servers that are
 // away are nobody's fault.
-func (l *Lifecycle) countDeaths(ctx context.Context, prefix, kind string, n int, s *Standing) {
+func (l *Lifecycle) countDeaths(ctx context.Context, in StandingInput, kind string, id func(job string, version, part int) string, n int, s *Standing) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
 	for i := range min(n, examineMax) {
-		r, err := l.Starter.DescribeWorkflowExecution(ctx, fmt.Sprint(prefix, i), "")
+		r, err := l.Starter.DescribeWorkflowExecution(ctx, id(in.Job, in.Version, i), "")
 		if err != nil {
 			return
 		}
@@ -108,7 +84,7 @@ func (l *Lifecycle) countDeaths(ctx context.Context, prefix, kind string, n int,
 				continue
 			}
 			s.Deaths = max(s.Deaths, int(a.GetAttempt())-1)
-			if s.Phase != stateCrashing && s.Phase != stateFailed {
+			if s.Phase != CrashLooping && s.Phase != Failed {
 				s.Error, s.ErrorType = fmt.Sprintf("%s %d: %s", kind, i, failureText(f)), f.GetApplicationFailureInfo().GetType()
 			}
 		}
@@ -123,9 +99,9 @@ func failureText(f *failurepb.Failure) string {
 }
 
 // findProcesses looks for processes that take the shards of a version.
-func (l *Lifecycle) findProcesses(ctx context.Context, in StandingInput, h health, s *Standing) {
+func (l *Lifecycle) findProcesses(ctx context.Context, in StandingInput, h VersionHealth, s *Standing) {
 	for i, p := range h.Processes {
-		if p.State == stateWaiting {
+		if p.State == Waiting {
 			s.Unmanned = true
 			s.Waits = fmt.Sprintf("process %d waits for an agent that has room: start one on some machine (weft agent)", i)
 			return

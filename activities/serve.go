@@ -85,9 +85,10 @@ type Gate struct {
 
 // Surveyed is what a job serves.
 type Surveyed struct {
-	Epoch   uint64 `json:"epoch"`   // of the serving map
-	Current int    `json:"current"` // version that serves the newest sessions; 0: none
-	From    int64  `json:"from_us"` // the earliest start from which it serves all, in microseconds
+	Epoch   uint64 `json:"epoch"`            // of the serving map
+	Current int    `json:"current"`          // version that serves the newest sessions; 0: none
+	From    int64  `json:"from_us"`          // the earliest start from which it serves all, in microseconds
+	Shards  int    `json:"shards,omitempty"` // of that version, that have saved a checkpoint; 0: none has
 }
 
 // SurveyInput names a job.
@@ -229,7 +230,7 @@ func (l *Lifecycle) CompareStanding(ctx context.Context, in StandingInput) (Stan
 	if err != nil {
 		return Standing{}, l.Host.failure(fmt.Errorf("look how far version %d of %s is: %w", in.Version, in.Job, err))
 	}
-	r, err := l.Starter.DescribeWorkflowExecution(ctx, fmt.Sprintf("version/%s/%d", in.Job, in.Version), "")
+	r, err := l.Starter.DescribeWorkflowExecution(ctx, VersionID(in.Job, in.Version), "")
 	var none *serviceerror.NotFound
 	if err != nil && !errors.As(err, &none) {
 		return Standing{}, fmt.Errorf("describe version %d of %s: %w", in.Version, in.Job, err)
@@ -295,7 +296,7 @@ type DroppedVersion struct {
 
 // DropVersion drops what a version has left that is over.
 func (l *Lifecycle) DropVersion(ctx context.Context, in DropVersionInput) (DroppedVersion, error) {
-	r, err := l.Starter.DescribeWorkflowExecution(ctx, fmt.Sprintf("version/%s/%d", in.Job, in.Version), "")
+	r, err := l.Starter.DescribeWorkflowExecution(ctx, VersionID(in.Job, in.Version), "")
 	var none *serviceerror.NotFound
 	if err != nil && !errors.As(err, &none) {
 		return DroppedVersion{}, fmt.Errorf("describe version %d of %s: %w", in.Version, in.Job, err)

@@ -184,7 +184,7 @@ func (s *Stage) roll(t *testing.T, x *topics, version int, run string, prepare f
 	var suite testsuite.WorkflowTestSuite
 	suite.SetLogger(log.NewStructuredLogger(slog.New(slog.DiscardHandler)))
 	c := &tried{Stage: s, env: suite.NewTestWorkflowEnvironment(), topics: x, version: version,
-		versionOf: &versionOf{phase: workflows.Running, status: workflows.VersionStatus{State: workflows.Running, Shards: make([]workflows.ShardReport, 1)}}}
+		versionOf: &versionOf{phase: workflows.Running, status: workflows.VersionStatus{State: workflows.Running, VersionHealth: activities.VersionHealth{Shards: make([]workflows.ShardReport, 1)}}}}
 	c.env.SetStartWorkflowOptions(client.StartWorkflowOptions{ID: workflows.RolloutID("payments", version), TaskQueue: activities.Queue})
 	c.env.SetTestTimeout(time.Minute)
 	l := &activities.Lifecycle{Host: &activities.Host{Classify: Classify}, Stage: withRun{s, run}, Starter: c.versionOf}

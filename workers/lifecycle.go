@@ -367,6 +367,9 @@ func (s *Stage) Survey(ctx context.Context, job string) (r activities.Surveyed, 
 			if r.Current, err = strconv.Atoi(g.Version); err != nil {
 				return r, userError("generation %d of %s serves the newest sessions and is of version %q, which has no number: it was not made by a registered version", g.ID, job, g.Version)
 			}
+			if _, r.Shards, err = s.heads(ctx, job, r.Current); err != nil {
+				return r, err
+			}
 		}
 	}
 	return r, nil

@@ -125,7 +125,9 @@ func TestRollbackBringsAllRangesBack(t *testing.T) {
 	if got := s.serves(t); got != "-:1 100:2 150:3" {
 		t.Errorf("promoted from 150 on it serves %s", got)
 	}
-	if got, err := s.Survey(ctx, "payments"); err != nil || got.Current != 2 || got.From != 150 || got.Epoch != 3 {
+	s.checkpoint(t, 2, 0, 1, 8, 19)
+	s.checkpoint(t, 2, 1, 1, 8, 19)
+	if got, err := s.Survey(ctx, "payments"); err != nil || got.Current != 2 || got.From != 150 || got.Epoch != 3 || got.Shards != 2 {
 		t.Errorf("survey %+v, %v", got, err)
 	}
 	s.must(t, activities.SwitchInput{Version: 1, From: 150, Back: 2, Epoch: 3, RequestID: "rollback"}, activities.Switched{Epoch: 4})

@@ -10,9 +10,6 @@ import (
 	"github.com/weftdata/weft/activities"
 )
 
-// JobVersion names a version of a job.
-type JobVersion = activities.JobVersion
-
 // ArchiveInput is the input of Archive.
 type ArchiveInput struct {
 	Topic string       `json:"topic"`
@@ -59,20 +56,12 @@ func Archive(ctx workflow.Context, raw converter.RawValue) error {
 		ctx = workflow.WithActivityOptions(ctx, longOptions(activities.ArchiveQueue))
 		return workflow.ExecuteActivity(ctx, a.RunArchiver, activities.ArchiveInput{Topic: in.Topic, Jobs: in.Jobs, SkipDeleted: in.Skip})
 	}
-	err = workflow.SetQueryHandler(ctx, QueryStatus, func() (Status, error) {
+	status := func() any {
 		s := k.Status
 		s.Jobs = in.Jobs
-		return s, nil
-	})
-	if err != nil {
-		return err
+		return s
 	}
-	err = k.run(ctx)
-	if errors.Is(err, errContinue) {
-		in.State = &k.kept
-		return workflow.NewContinueAsNewError(ctx, ArchiveType, in)
-	}
-	return err
+	return k.keep(ctx, ArchiveType, status, func(s *kept) any { in.State = s; return in })
 }
 
 func checkReader(j JobVersion) error {

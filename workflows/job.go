@@ -39,6 +39,7 @@ const (
 	SignalRebuild  = "rebuild"  // the served version again, with what came too late
 	SignalDeploy   = "deploy"   // from Deploy: a DeployRequest
 	SignalRollout  = "rollout"  // from Rollout: a RolloutReport
+	SignalUnmanned = "unmanned" // from Version: an UnmannedReport
 )
 
 // Phases of a job, beside Paused, Stopping and Stopped.
@@ -103,6 +104,8 @@ type Placed struct {
 	Shards  int            `json:"shards,omitempty"`
 	Rollout *RolloutReport `json:"rollout,omitempty"` // how it was tried
 	By      string         `json:"by,omitempty"`      // who deployed it
+	// Unmanned says why nobody runs it, and what to do; empty: somebody does, as far as is known.
+	Unmanned string `json:"unmanned,omitempty"`
 }
 
 // JobStatus is what the query "status" answers for Job.
@@ -244,7 +247,8 @@ func Job(ctx workflow.Context, raw converter.RawValue) error {
 	for _, signal := range []string{SignalStop, SignalAbort, SignalPause, SignalResume, SignalPromote, SignalScale, SignalRebuild} {
 		j.inbox.handlers = append(j.inbox.handlers, handler{signal, j.enqueue(ctx, signal)})
 	}
-	j.inbox.handlers = append(j.inbox.handlers, handler{SignalDeploy, j.deployAsked(ctx)}, handler{SignalRollout, j.reported})
+	j.inbox.handlers = append(j.inbox.handlers, handler{SignalDeploy, j.deployAsked(ctx)}, handler{SignalRollout, j.reported},
+		handler{SignalUnmanned, j.unmanned})
 	err = workflow.SetQueryHandler(ctx, QueryStatus, func() (JobStatus, error) {
 		s := j.JobStatus
 		s.Waiting = len(j.Queue)
@@ -590,8 +594,9 @@ func (j *job) survey(ctx workflow.Context) error {
 	}
 	j.Surveyed, j.Epoch = true, s.Epoch
 	if s.Current > 0 && j.Current == nil {
-		j.Current = &Placed{Version: s.Current, Since: workflow.Now(ctx), From: s.From}
+		j.Current = &Placed{Version: s.Current, Since: workflow.Now(ctx), From: s.From, Shards: s.Shards}
 		j.note(ctx, Decision{Kind: "survey", Version: s.Current, Result: Done, Text: fmt.Sprintf("version %d is served", s.Current)})
+		j.own(ctx, j.Current)
 	}
 	return nil
 }
@@ -837,6 +842,9 @@ func (j *job) order(ctx workflow.Context, a ask) (result, text string) {
 	}
 	j.Paused = a.Kind == SignalPause
 	j.toAll(ctx, a.Kind, o)
+	if !j.Paused {
+		j.own(ctx, j.Current)
+	}
 	return Done, "its versions are told"
 }
 
@@ -847,28 +855,6 @@ func (j *job) toAll(ctx workflow.Context, signal string, o Order) {
 			j.send(ctx, VersionID(j.Job, p.Version), signal, o)
 		}
 	}
-}
-
-// restart starts the current version after a stop, and the publisher of a job that has one.
-func (j *job) restart(ctx workflow.Context) error {
-	var l *activities.Lifecycle
-	ctx = workflow.WithActivityOptions(ctx, shortOptions())
-	var plan activities.Plan
-	err := workflow.ExecuteActivity(ctx, l.RegisterVersion, activities.RegisterInput{Job: j.Job, Version: j.Current.Version}).Get(ctx, &plan)
-	if err != nil {
-		return err
-	}
-	list := []activities.LaunchInput{{ID: VersionID(j.Job, j.Current.Version), Type: VersionType, Job: j.Job, Version: j.Current.Version,
-		Input: inputOf(VersionInput{Job: j.Job, Version: j.Current.Version, Shards: j.Current.Shards, Agents: true})}}
-	if plan.Sinks {
-		list = append(list, activities.LaunchInput{ID: PublisherID(j.Job), Type: PublisherType, Job: j.Job, Input: inputOf(PublisherInput{Job: j.Job})})
-	}
-	for _, in := range list {
-		if err := workflow.ExecuteActivity(ctx, l.Launch, in).Get(ctx, nil); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // inputOf encodes the input of a workflow or signal.

@@ -123,6 +123,7 @@ func (j *job) shift(ctx workflow.Context, p *Placed) {
 	}
 	until := workflow.Now(ctx).Add(time.Duration(j.WindowMS) * time.Millisecond)
 	p.Since, j.RollbackUntil = workflow.Now(ctx), &until
+	j.own(ctx, p)
 	j.NextLook = workflow.Now(ctx) // at once: how a rollback would do is to be known
 }
 
@@ -165,6 +166,7 @@ func (j *job) rollback(ctx workflow.Context, a ask) error {
 	j.Back = &back{Epoch: before, From: in.From}
 	j.Current, j.Previous = j.Previous, nil
 	j.Current.Since, j.Paused = workflow.Now(ctx), false
+	j.own(ctx, j.Current)
 	j.shift(ctx, bad)
 	if j.Candidate != nil {
 		j.Trial.Unsure = false
@@ -266,7 +268,7 @@ func (j *job) lose(ctx workflow.Context) {
 	if t.Aborting {
 		outcome, reasons = t.Outcome, []string{t.Why}
 	}
-	c.Rollout.Outcome, c.Rollout.Reasons, c.Since = outcome, reasons, workflow.Now(ctx)
+	c.Rollout.Outcome, c.Rollout.Reasons, c.Since, c.Unmanned = outcome, reasons, workflow.Now(ctx), ""
 	if f := j.Failed; f != nil && f.Version != c.Version {
 		j.discard(ctx, f.Version, 0, fmt.Sprintf("version %d is the last candidate that was given up", c.Version))
 	}
@@ -334,10 +336,9 @@ func (j *job) look(ctx workflow.Context) error {
 			return err
 		}
 		if !s.Settled && s.Phase == Stopped {
-			in := activities.LaunchInput{ID: VersionID(j.Job, p.Version), Type: VersionType, Job: j.Job, Version: p.Version,
-				Input: inputOf(VersionInput{Job: j.Job, Version: p.Version, Shards: p.Shards, Agents: true})}
 			var l *activities.Lifecycle
-			if done, err := j.perform(ctx, workflow.ExecuteActivity(short, l.Launch, in), nil, false); err != nil || !done {
+			launch := workflow.ExecuteActivity(short, l.Launch, launchOf(j.Job, p.Version, p.Shards))
+			if done, err := j.perform(ctx, launch, nil, false); err != nil || !done {
 				return err
 			}
 		}

@@ -612,7 +612,7 @@ func TestEveryPhaseTakesEverySignal(t *testing.T) {
 		{SignalRollback, nil}, {SignalRollback, "x"}, {SignalRollback, 7}, {SignalRollback, map[string]any{"to": 1, "too": 2}},
 		{SignalPromote, Request{}}, {SignalPromote, Request{Version: 9}}, {SignalAbort, Request{}}, {SignalAbort, []int{1}}, {SignalAbort, nil}, {SignalPause, Request{}},
 		{SignalResume, Request{}}, {SignalStop, Request{}}, {SignalScale, Request{Shards: 4}}, {SignalDeploy, DeployRequest{Version: 5}}, {SignalDeploy, nil}, {SignalRollout, nil},
-		{SignalRollout, RolloutReport{Version: 2, Phase: Ready}}, {"nonsense", 1}, {"rollbak", Request{To: 1}},
+		{SignalRollout, RolloutReport{Version: 2, Phase: Ready}}, {SignalUnmanned, nil}, {SignalUnmanned, UnmannedReport{}}, {"nonsense", 1}, {"rollbak", Request{To: 1}},
 	}
 	for phase, reach := range phases {
 		for _, signal := range signals {

@@ -98,6 +98,19 @@ func (k *keeper) enter(ctx workflow.Context, state string) error {
 // errContinue says that the workflow should continue as new.
 var errContinue = errors.New("continue as new")
 
+// keep answers the query "status", and keeps the activity running until the workflow of a kind ends or continues as new, with the
+// input that again makes of what is carried over.
+func (k *keeper) keep(ctx workflow.Context, kind string, status func() any, again func(*kept) any) error {
+	if err := workflow.SetQueryHandler(ctx, QueryStatus, func() (any, error) { return status(), nil }); err != nil {
+		return err
+	}
+	err := k.run(ctx)
+	if errors.Is(err, errContinue) {
+		return workflow.NewContinueAsNewError(ctx, kind, again(&k.kept))
+	}
+	return err
+}
+
 // run keeps the activity running until stop, which it returns nil for, a cancellation, or errContinue.
 func (k *keeper) run(outer workflow.Context) error {
 	// What is left to do after a cancellation is done all the same.

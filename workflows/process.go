@@ -2,7 +2,6 @@ package workflows
 
 import (
 	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -15,16 +14,8 @@ import (
 // ProcessType is the type of the workflow of a process.
 const ProcessType = "Process"
 
-// ProcessID is the workflow id of a process of a job version.
-func ProcessID(job string, version, process int) string {
-	return fmt.Sprintf("process/%s/%d/%d", job, version, process)
-}
-
 // SignalProcess tells Version the state of one of its processes.
 const SignalProcess = "process"
-
-// Waiting is the state of a process that no agent has taken yet.
-const Waiting = "waiting_for_agent"
 
 const (
 	// processSlots is how many shards one process runs: few enough that its death moves little, and enough that many shards
@@ -43,17 +34,6 @@ type ProcessInput struct {
 	Process int    `json:"process"`
 	Slots   int    `json:"slots"`
 	State   *kept  `json:"state,omitempty"` // of the run before, by continue-as-new
-}
-
-// ProcessReport is what a process signals to its version when its state changes.
-type ProcessReport struct {
-	Process  int       `json:"process"`
-	State    string    `json:"state"`
-	Since    time.Time `json:"since"`
-	Attempts int       `json:"attempts"`
-	Error    *Problem  `json:"error,omitempty"`
-	Agent    string    `json:"agent,omitempty"` // that started it
-	PID      int       `json:"pid,omitempty"`
 }
 
 // ProcessStatus is what the query "status" answers for Process.
@@ -96,16 +76,7 @@ func Process(ctx workflow.Context, raw converter.RawValue) error {
 	k.report = func(ctx workflow.Context) {
 		// Nobody waits for it: without a version there is nobody to tell, and the version looks after its processes besides.
 		workflow.SignalExternalWorkflow(ctx, VersionID(in.Job, in.Version), "", SignalProcess,
-			ProcessReport{in.Process, k.State, k.Since, k.Attempts, k.Error, where.Agent, where.PID})
+			ProcessReport{Process: in.Process, State: k.State, Since: k.Since, Attempts: k.Attempts, Error: k.Error, Agent: where.Agent, PID: where.PID})
 	}
-	err = workflow.SetQueryHandler(ctx, QueryStatus, func() (ProcessStatus, error) { return ProcessStatus{k.Status, where.Agent, where.PID}, nil })
-	if err != nil {
-		return err
-	}
-	err = k.run(ctx)
-	if errors.Is(err, errContinue) {
-		in.State = &k.kept
-		return workflow.NewContinueAsNewError(ctx, ProcessType, in)
-	}
-	return err
+	return k.keep(ctx, ProcessType, func() any { return ProcessStatus{k.Status, where.Agent, where.PID} }, func(s *kept) any { in.State = s; return in })
 }

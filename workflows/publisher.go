@@ -34,13 +34,5 @@ func Publisher(ctx workflow.Context, raw converter.RawValue) error {
 		ctx = workflow.WithActivityOptions(ctx, longOptions(activities.PublishQueue))
 		return workflow.ExecuteActivity(ctx, a.RunPublisher, activities.PublishInput{Job: in.Job})
 	}
-	if err := workflow.SetQueryHandler(ctx, QueryStatus, func() (Status, error) { return k.Status, nil }); err != nil {
-		return err
-	}
-	err = k.run(ctx)
-	if errors.Is(err, errContinue) {
-		in.State = &k.kept
-		return workflow.NewContinueAsNewError(ctx, PublisherType, in)
-	}
-	return err
+	return k.keep(ctx, PublisherType, func() any { return k.Status }, func(s *kept) any { in.State = s; return in })
 }

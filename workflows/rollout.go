@@ -362,6 +362,10 @@ func (r *rollout) launch(outer, ctx workflow.Context) error {
 	if err := begun(ctx, f); err != nil {
 		return fmt.Errorf("start %s: %w", VersionID(r.in.Job, r.in.Version), err)
 	}
+	// One that runs already may have been started for processes by hand, which are gone.
+	if workflow.GetVersion(ctx, "agents", workflow.DefaultVersion, 1) > workflow.DefaultVersion {
+		r.sent = append(r.sent, workflow.SignalExternalWorkflow(ctx, VersionID(r.in.Job, r.in.Version), "", SignalAgents, Order{}))
+	}
 	return nil
 }
 

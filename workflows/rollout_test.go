@@ -38,8 +38,10 @@ func newRolloutTest(t *testing.T, verdicts ...string) *rolloutTest {
 	var c activities.Control
 	r.RegisterActivityWithOptions(c.Describe, activity.RegisterOptions{Name: "Describe"})
 	r.RegisterWorkflowWithOptions(func(ctx workflow.Context, _ converter.RawValue) error {
-		if told, _ := workflow.GetSignalChannel(ctx, SignalStop).ReceiveWithTimeout(ctx, 100*time.Hour, nil); told {
-			r.sent = append(r.sent, VersionID("payments", 2)+" "+SignalStop)
+		for _, signal := range []string{SignalAgents, SignalStop} { // they are told once each
+			if told, _ := workflow.GetSignalChannel(ctx, signal).ReceiveWithTimeout(ctx, 100*time.Hour, nil); told {
+				r.sent = append(r.sent, VersionID("payments", 2)+" "+signal)
+			}
 		}
 		return nil
 	}, workflow.RegisterOptions{Name: VersionType})
@@ -94,6 +96,9 @@ func (r *rolloutTest) run(in RolloutInput, outcome, reason string) {
 	}
 	if got.Outcome != outcome || !got.Final || !strings.Contains(strings.Join(got.Reasons, "; "), reason) {
 		r.Errorf("it ended with %+v", got)
+	}
+	if !slices.Contains(r.sent, VersionID("payments", 2)+" "+SignalAgents) {
+		r.Error("the version was not told that agents are to run it")
 	}
 	stopped := slices.Contains(r.sent, VersionID("payments", 2)+" "+SignalStop)
 	if stopped == (outcome == OutcomePromoted) {

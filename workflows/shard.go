@@ -3,7 +3,6 @@ package workflows
 import (
 	"errors"
 	"strconv"
-	"time"
 
 	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/workflow"
@@ -18,15 +17,6 @@ type ShardInput struct {
 	Shard   int    `json:"shard"`
 	Shards  int    `json:"shards"`
 	State   *kept  `json:"state,omitempty"` // of the run before, by continue-as-new
-}
-
-// ShardReport is what a shard signals to its version when its state changes.
-type ShardReport struct {
-	Shard    int       `json:"shard"`
-	State    string    `json:"state"`
-	Since    time.Time `json:"since"`
-	Attempts int       `json:"attempts"`
-	Error    *Problem  `json:"error,omitempty"`
 }
 
 const shardExample = `{"job":"payments","version":1,"shard":0,"shards":1}`
@@ -51,15 +41,7 @@ func Shard(ctx workflow.Context, raw converter.RawValue) error {
 	k.report = func(ctx workflow.Context) {
 		// Nobody waits for it: without a version there is nobody to tell, and the version looks after its shards besides.
 		workflow.SignalExternalWorkflow(ctx, VersionID(in.Job, in.Version), "", SignalShard,
-			ShardReport{in.Shard, k.State, k.Since, k.Attempts, k.Error})
+			ShardReport{Shard: in.Shard, State: k.State, Since: k.Since, Attempts: k.Attempts, Error: k.Error})
 	}
-	if err := workflow.SetQueryHandler(ctx, QueryStatus, func() (Status, error) { return k.Status, nil }); err != nil {
-		return err
-	}
-	err = k.run(ctx)
-	if errors.Is(err, errContinue) {
-		in.State = &k.kept
-		return workflow.NewContinueAsNewError(ctx, ShardType, in)
-	}
-	return err
+	return k.keep(ctx, ShardType, func() any { return k.Status }, func(s *kept) any { in.State = s; return in })
 }

@@ -29,7 +29,7 @@ type VersionInput struct {
 	Job     string       `json:"job"`
 	Version int          `json:"version"`
 	Shards  int          `json:"shards,omitempty"`
-	Agents  bool         `json:"agents,omitempty"` // agents start its processes; otherwise somebody does by hand
+	Agents  bool         `json:"agents,omitempty"` // agents start its processes; otherwise somebody does by hand, until a Job owns it
 	State   *keptVersion `json:"state,omitempty"`  // of the run before, by continue-as-new
 }
 
@@ -41,11 +41,12 @@ type VersionStatus struct {
 	Version  int                  `json:"version"`
 	State    string               `json:"state"` // its own while it has no shards or stops; otherwise the worst of its shards
 	Since    time.Time            `json:"since"`
-	Error    *Problem             `json:"error,omitempty"` // of preparing
 	Prepared *activities.Prepared `json:"prepared,omitempty"`
-	Shards   []ShardReport        `json:"shards,omitempty"` // as they reported
-	// Processes are those that agents start for it, as they reported.
-	Processes []ProcessReport `json:"processes,omitempty"`
+	activities.VersionHealth
+	// Managed says that a Job owns it: agents run its shards where nobody else does.
+	Managed bool `json:"managed,omitempty"`
+	// Unmanned says why nobody runs it, and what to do, as Job was told; empty: somebody does.
+	Unmanned string `json:"unmanned,omitempty"`
 	Rejections
 }
 
@@ -72,11 +73,16 @@ type version struct {
 
 	retry   bool
 	ordered string // the order that was last passed on
+
+	managed bool            // Job has just said that it owns the version
+	looked  bool            // at its shards, once at least
+	waiting bool            // some shard waits for a process, as of the last look
+	telling workflow.Future // what Job was told last
 }
 
 // Version prepares a job version and keeps its shards running: one workflow Shard each, which outlives a Version that
 // continues as new. Its id is VersionID. Query QueryStatus returns a VersionStatus; signals are SignalStop, SignalPause,
-// SignalResume and SignalRetry, which it passes on.
+// SignalResume and SignalRetry, which it passes on, and SignalAgents.
 func Version(ctx workflow.Context, raw converter.RawValue) error {
 	var in VersionInput
 	err := decode(raw, &in)
@@ -95,6 +101,7 @@ func Version(ctx workflow.Context, raw converter.RawValue) error {
 	v.inbox.handlers = []handler{
 		{SignalShard, v.shardReported},
 		{SignalProcess, v.processReported},
+		order(SignalAgents, func(Order) error { v.Managed, v.managed, v.Unmanned = true, true, ""; return nil }),
 		order(SignalRetry, func(Order) error { v.retry = true; return nil }),
 		order(SignalResume, func(Order) error { v.Paused = false; return nil }),
 		order(SignalPause, func(Order) error { v.Paused = true; return nil }),
@@ -104,6 +111,9 @@ func Version(ctx workflow.Context, raw converter.RawValue) error {
 		return err
 	}
 	err = v.run(ctx)
+	if v.telling != nil { // signals of a run that has ended may not be sent; where Job is gone there is nobody to tell
+		_ = v.telling.Get(ctx, nil)
+	}
 	if errors.Is(err, errContinue) {
 		v.in.State = &v.keptVersion
 		return workflow.NewContinueAsNewError(ctx, VersionType, v.in)
@@ -192,6 +202,9 @@ func (v *version) run(outer workflow.Context) error {
 		if err != nil {
 			return err
 		}
+		if v.Managed && v.waiting && !v.Stop && len(v.Processes) == 0 {
+			v.addProcesses(ctx)
+		}
 		processes, err := v.lookAtProcesses(ctx, slices.Contains(running, true))
 		if err != nil {
 			return err
@@ -204,6 +217,7 @@ func (v *version) run(outer workflow.Context) error {
 				v.Processes[i].State = Stopped
 			}
 			v.inbox.drain(ctx)
+			v.tellJob(ctx)
 			return errors.Join(v.enter(ctx, Stopped), outer.Err())
 		}
 		retry := v.retry
@@ -233,6 +247,7 @@ func (v *version) await(outer, ctx workflow.Context, limit time.Duration) error 
 		if err := v.settle(ctx); err != nil {
 			return err
 		}
+		v.tellJob(ctx)
 		if timer.IsReady() || v.wants() {
 			return nil
 		}
@@ -246,7 +261,27 @@ func (v *version) await(outer, ctx workflow.Context, limit time.Duration) error 
 }
 
 // wants tells whether there is an order that was not passed on.
-func (v *version) wants() bool { return v.retry || v.ordered != "" && v.ordered != v.order() }
+func (v *version) wants() bool {
+	return v.retry || v.managed || v.ordered != "" && v.ordered != v.order()
+}
+
+// tellJob tells the Job that owns the version when nobody runs it, and when somebody does again.
+func (v *version) tellJob(ctx workflow.Context) {
+	if !v.Managed || !v.looked {
+		return
+	}
+	why := ""
+	for i, p := range v.Processes { // while a process by hand runs the shards nobody needs an agent
+		if p.State == Waiting && p.Error != nil && v.waiting && !v.Stop {
+			why = fmt.Sprintf("process %d: %s", i, p.Error.Message)
+			break
+		}
+	}
+	if why != v.Unmanned {
+		v.Unmanned = why
+		v.telling = workflow.SignalExternalWorkflow(ctx, JobID(v.Job), "", SignalUnmanned, UnmannedReport{v.Version, why})
+	}
+}
 
 // order is the signal that makes shards what they should be.
 func (v *version) order() string {
@@ -282,10 +317,7 @@ func (v *version) prepare(outer, ctx workflow.Context) error {
 				v.Told = append(v.Told, "")
 			}
 			if v.in.Agents {
-				for i := range (p.Shards + processSlots - 1) / processSlots {
-					v.Processes = append(v.Processes, ProcessReport{Process: i, State: Preparing, Since: workflow.Now(ctx)})
-				}
-				v.Ending = make([]bool, len(v.Processes))
+				v.addProcesses(ctx)
 			}
 			return nil
 		}
@@ -308,6 +340,14 @@ func (v *version) prepare(outer, ctx workflow.Context) error {
 		}
 	}
 	return errors.Join(v.enter(ctx, Stopped), outer.Err())
+}
+
+// addProcesses decides that agents start the version's processes.
+func (v *version) addProcesses(ctx workflow.Context) {
+	for i := range (len(v.Shards) + processSlots - 1) / processSlots {
+		v.Processes = append(v.Processes, ProcessReport{Process: i, State: Preparing, Since: workflow.Now(ctx)})
+	}
+	v.Ending = make([]bool, len(v.Processes))
 }
 
 // awaitUntil takes in signals until done or an order to stop.
@@ -350,10 +390,12 @@ func (v *version) look(ctx workflow.Context) (running []bool, err error) {
 	for i := range v.Shards {
 		in.IDs = append(in.IDs, ShardID(v.Job, v.Version, i))
 	}
+	v.managed = false
 	d, err := describe(ctx, in, "shards")
 	if err != nil {
 		return nil, err
 	}
+	v.looked, v.waiting = true, slices.Contains(d.Waiting, true)
 	if v.inbox.drain(ctx); v.Stop {
 		return d.Running, nil
 	}

@@ -24,8 +24,15 @@ import (
 type shards struct {
 	mu      sync.Mutex // activities and replaced signals have goroutines of their own
 	running map[string]bool
+	waiting bool // they wait for a process that does not come
 	starts  int
 	signals []string // "id signal"
+}
+
+func (s *shards) wait(is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = is
 }
 
 func (s *shards) set(id string, running bool) {
@@ -78,7 +85,10 @@ func versionEnvironment(t *testing.T, n int) (*testsuite.TestWorkflowEnvironment
 	}).Maybe()
 	env.OnActivity("Describe", mock.Anything, mock.Anything).Return(func(_ context.Context, in activities.DescribeInput) (d activities.Described, err error) {
 		for _, id := range in.IDs {
-			d.Running = append(d.Running, s.runs(id))
+			running := s.runs(id)
+			s.mu.Lock()
+			d.Running, d.Waiting = append(d.Running, running), append(d.Waiting, running && s.waiting)
+			s.mu.Unlock()
 		}
 		return d, nil
 	}).Maybe()
@@ -279,5 +289,141 @@ func TestCanceledVersionStopsItsShards(t *testing.T) {
 		if running {
 			t.Errorf("%s runs on", id)
 		}
+	}
+}
+
+// mannedTest is a version without agents, whose processes a test reports for.
+type mannedTest struct {
+	*testsuite.TestWorkflowEnvironment
+	*shards
+	hired int              // processes that were started
+	told  []UnmannedReport // to Job
+}
+
+func newMannedTest(t *testing.T) *mannedTest {
+	t.Helper()
+	env, s := versionEnvironment(t, 6)
+	m := &mannedTest{TestWorkflowEnvironment: env, shards: s}
+	m.RegisterWorkflowWithOptions(func(ctx workflow.Context, in ProcessInput) error {
+		m.hired++
+		id := ProcessID(in.Job, in.Version, in.Process)
+		s.set(id, true)
+		workflow.GetSignalChannel(ctx, SignalStop).Receive(ctx, nil)
+		s.set(id, false)
+		return nil
+	}, workflow.RegisterOptions{Name: ProcessType})
+	m.OnSignalExternalWorkflow(mock.Anything, JobID("payments"), mock.Anything, SignalUnmanned, mock.Anything).Return(func(_, _, _, _ string, arg any) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.told = append(m.told, arg.(UnmannedReport))
+		return nil
+	}).Maybe()
+	// What goes to shards and processes reaches them.
+	m.OnSignalExternalWorkflow(mock.Anything, mock.Anything, mock.Anything, mock.Anything, mock.Anything).Return(func(_, id, _, signal string, arg any) error {
+		go func() { _ = m.SignalWorkflowByID(id, signal, arg) }()
+		return nil
+	}).Maybe()
+	return m
+}
+
+// TestVersionGetsProcesses gives a version that was started for processes by hand those of agents, once a Job owns it and nobody
+// runs its shards; and tells Job while no agent comes.
+func TestVersionGetsProcesses(t *testing.T) {
+	m := newMannedTest(t)
+	expect := func(after time.Duration, hired int, told ...UnmannedReport) {
+		t.Helper()
+		at(t, m.TestWorkflowEnvironment, after, func() {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.hired != hired || !slices.Equal(m.told, told) {
+				t.Errorf("after %s %d processes were started, and Job was told %+v; want %d, %+v", after, m.hired, m.told, hired, told)
+			}
+		})
+	}
+	signal := func(after time.Duration, name string, arg any) {
+		at(t, m.TestWorkflowEnvironment, after, func() { m.SignalWorkflow(name, arg) })
+	}
+	waiting := ProcessReport{Process: 1, State: Waiting, Error: &Problem{Message: "no agent has room for it"}}
+	none, some := UnmannedReport{1, "process 1: no agent has room for it"}, UnmannedReport{1, ""}
+
+	at(t, m.TestWorkflowEnvironment, 90*time.Second, func() { m.wait(true) })
+	expect(5*time.Minute, 0) // nobody wants it
+	at(t, m.TestWorkflowEnvironment, 6*time.Minute, func() { m.wait(false) })
+	signal(7*time.Minute, SignalAgents, Order{})
+	expect(10*time.Minute, 0) // a process by hand runs it
+	at(t, m.TestWorkflowEnvironment, 11*time.Minute, func() { m.wait(true) })
+	expect(13*time.Minute, 2) // that died
+	signal(14*time.Minute, SignalAgents, Order{})
+	signal(15*time.Minute, SignalProcess, ProcessReport{Process: 1, State: Waiting})
+	expect(16*time.Minute, 2) // an agent has a minute
+	signal(17*time.Minute, SignalProcess, waiting)
+	expect(17*time.Minute+time.Second, 2, none)
+	signal(18*time.Minute, SignalProcess, waiting)
+	signal(19*time.Minute, SignalAgents, Order{}) // Job may have forgotten it
+	expect(20*time.Minute, 2, none, none)
+	at(t, m.TestWorkflowEnvironment, 21*time.Minute, func() {
+		if v := versionStatus(t, m.TestWorkflowEnvironment); !v.Managed || v.Unmanned != none.Why {
+			t.Errorf("its status is %+v", v)
+		}
+		m.wait(false) // somebody runs it by hand
+	})
+	expect(23*time.Minute, 2, none, none, some)
+	at(t, m.TestWorkflowEnvironment, 24*time.Minute, func() { m.wait(true) })
+	expect(26*time.Minute, 2, none, none, some, none)
+	signal(27*time.Minute, SignalStop, Order{})
+	m.ExecuteWorkflow(VersionType, VersionInput{Job: "payments", Version: 1})
+	done(t, m.TestWorkflowEnvironment)
+	if v := versionStatus(t, m.TestWorkflowEnvironment); v.State != Stopped || v.Unmanned != "" || m.runs(ProcessID("payments", 1, 0)) || m.told[len(m.told)-1] != some {
+		t.Errorf("in the end it is %+v, and Job was told %+v", v, m.told)
+	}
+}
+
+// TestVersionGetsProcessesAtOnce does so when Job says that it owns the version, and remembers both over continue-as-new.
+func TestVersionGetsProcessesAtOnce(t *testing.T) {
+	m := newMannedTest(t)
+	m.SetDetachedChildWait(false) // they run on
+	m.wait(true)
+	at(t, m.TestWorkflowEnvironment, 10*time.Second, func() { m.SignalWorkflow(SignalAgents, Order{}) })
+	at(t, m.TestWorkflowEnvironment, 11*time.Second, func() {
+		if m.hired != 2 {
+			t.Errorf("%d processes were started", m.hired)
+		}
+		m.SignalWorkflow(SignalProcess, ProcessReport{Process: 0, State: Waiting, Error: &Problem{Message: "no agent has room for it"}})
+		m.SetContinueAsNewSuggested(true)
+	})
+	m.ExecuteWorkflow(VersionType, VersionInput{Job: "payments", Version: 1})
+	var again *workflow.ContinueAsNewError
+	if err := m.GetWorkflowError(); !errors.As(err, &again) {
+		t.Fatalf("it ended with %v", err)
+	}
+	next := newMannedTest(t)
+	next.wait(true)
+	for i := range 6 {
+		next.set(ShardID("payments", 1, i), true)
+	}
+	for i := range 2 {
+		next.set(ProcessID("payments", 1, i), true)
+	}
+	at(t, next.TestWorkflowEnvironment, 2*time.Minute, func() {
+		if v := versionStatus(t, next.TestWorkflowEnvironment); !v.Managed || len(v.Processes) != 2 || next.hired != 0 || next.starts != 0 || len(next.told) != 0 {
+			t.Errorf("the next run: %+v; started %d and %d, told %+v", v, next.hired, next.starts, next.told)
+		}
+		next.set(ProcessID("payments", 1, 1), false)
+	})
+	at(t, next.TestWorkflowEnvironment, 4*time.Minute, func() {
+		if next.hired != 1 {
+			t.Errorf("%d processes were started", next.hired)
+		}
+		next.CancelWorkflow()
+	})
+	at(t, next.TestWorkflowEnvironment, 4*time.Minute+10*time.Second, func() {
+		for i := range 6 {
+			next.set(ShardID("payments", 1, i), false)
+		}
+		next.set(ProcessID("payments", 1, 0), false)
+	})
+	next.ExecuteWorkflow(VersionType, converter.NewRawValue(again.Input.GetPayloads()[0]))
+	if err := next.GetWorkflowError(); !temporal.IsCanceledError(err) {
+		t.Errorf("it ended with %v", err)
 	}
 }

@@ -3,7 +3,6 @@
 package workflows
 
 import (
-	"fmt"
 	"time"
 
 	"go.temporal.io/sdk/temporal"
@@ -20,22 +19,45 @@ const (
 	PublisherType = "Publisher"
 )
 
+// What activities know too is declared beside them.
+type (
+	Problem       = activities.Problem
+	ShardReport   = activities.ShardReport
+	ProcessReport = activities.ProcessReport
+	JobVersion    = activities.JobVersion
+)
+
+// QueryStatus asks any of these workflows for its status.
+const QueryStatus = activities.QueryStatus
+
+// States of what a workflow keeps running.
+const (
+	Preparing    = activities.Preparing
+	Waiting      = activities.Waiting
+	Running      = activities.Running
+	CrashLooping = activities.CrashLooping
+	Failed       = activities.Failed
+	Stopping     = activities.Stopping
+	Paused       = activities.Paused
+	Stopped      = activities.Stopped
+)
+
 // VersionID is the workflow id of a job version.
-func VersionID(job string, version int) string { return fmt.Sprintf("version/%s/%d", job, version) }
+func VersionID(job string, version int) string { return activities.VersionID(job, version) }
 
 // ShardID is the workflow id of a shard.
-func ShardID(job string, version, shard int) string {
-	return fmt.Sprintf("shard/%s/%d/%d", job, version, shard)
+func ShardID(job string, version, shard int) string { return activities.ShardID(job, version, shard) }
+
+// ProcessID is the workflow id of a process of a job version.
+func ProcessID(job string, version, process int) string {
+	return activities.ProcessID(job, version, process)
 }
 
 // ArchiveID is the workflow id of a topic's archiver.
-func ArchiveID(topic string) string { return "archive/" + topic }
+func ArchiveID(topic string) string { return activities.ArchiveID(topic) }
 
 // PublisherID is the workflow id of a job's publisher.
-func PublisherID(job string) string { return "publisher/" + job }
-
-// QueryStatus asks any of these workflows for its status.
-const QueryStatus = "status"
+func PublisherID(job string) string { return activities.PublisherID(job) }
 
 // Signals. Each carries one JSON object, which may be left out except for SignalJobs and SignalShard.
 const (
@@ -45,25 +67,8 @@ const (
 	SignalRetry  = "retry"  // go on after a failure, at once
 	SignalJobs   = "jobs"   // to Archive: another job version reads the topic
 	SignalShard  = "shard"  // to Version, by its shards: the state of one
+	SignalAgents = "agents" // to Version, by Job, which owns it: agents run its shards where nobody else does
 )
-
-// States of what a workflow keeps running.
-const (
-	Preparing    = "preparing"
-	Running      = "running"
-	CrashLooping = "crash_looping" // it failed in all attempts; it is tried again after a while
-	Failed       = "failed"        // trying again is useless; waits for retry or stop
-	Stopping     = "stopping"      // saving a last checkpoint
-	Paused       = "paused"
-	Stopped      = "stopped"
-)
-
-// Problem is why something does not run.
-type Problem struct {
-	Type    string    `json:"type"` // a class of package activities
-	Message string    `json:"message"`
-	At      time.Time `json:"at"`
-}
 
 // searchAttributes of all workflows. They hold no ids of orders or users.
 func attribute(name string) temporal.SearchAttributeKeyKeyword {

@@ -50,6 +50,9 @@ type runState struct {
 	Failure  string           `json:"failure,omitempty"`
 }
 
+// waitingForWorker is the state of an activity that nobody has taken.
+const waitingForWorker = "waiting_for_worker"
+
 // jobName is what may stand in a query for a job: its names have no quote.
 var jobName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
@@ -111,7 +114,7 @@ func describeRun(ctx context.Context, t client.Client, id string) runState {
 
 // pendingState tells what an activity that has not ended does, and where, with its last heartbeat; nil: it has sent none.
 func pendingState(a *workflow.PendingActivityInfo) (state, worker string, beat *activities.Beat) {
-	state, worker = "waiting_for_worker", ""
+	state, worker = waitingForWorker, ""
 	switch a.GetState() {
 	case enums.PENDING_ACTIVITY_STATE_STARTED:
 		state, worker = "running", a.GetLastWorkerIdentity()
@@ -241,11 +244,7 @@ func problemOf(ctx context.Context, t client.Client, s jobState) *workflows.Prob
 	if err != nil {
 		return nil
 	}
-	var status struct {
-		Error     *workflows.Problem
-		Shards    []workflows.ShardReport
-		Processes []workflows.ProcessReport
-	}
+	var status activities.VersionHealth
 	if v.Get(&status) != nil {
 		return nil
 	}
@@ -314,6 +313,9 @@ func printStatus(w io.Writer, list []jobState) error {
 		if p := s.Problem; p != nil {
 			failures = append(failures, fmt.Sprintf("%s: %s (%s, %s)", s.Workflow, p.Message, p.Type, p.At.UTC().Format(time.DateTime)))
 		}
+		if text := s.unmanned(); text != "" {
+			failures = append(failures, fmt.Sprintf("%s: %s", s.Workflow, text))
+		}
 		for _, r := range s.Runs {
 			b, mark := activities.Beat{}, "-"
 			if r.Beat != nil {
@@ -344,6 +346,20 @@ func printStatus(w io.Writer, list []jobState) error {
 	return nil
 }
 
+// unmanned says what to do where some shard of a version waits for a process; empty where none does.
+func (s *jobState) unmanned() string {
+	waits := func(r runState) bool { return r.State == waitingForWorker }
+	switch {
+	case s.Version == 0 || !slices.ContainsFunc(s.Runs, waits):
+		return ""
+	case slices.ContainsFunc(s.Processes, waits):
+		return "no process takes its shards: it waits for an agent that has room, start one on some machine (weft agent)"
+	case len(s.Processes) == 0:
+		return fmt.Sprintf("no process takes its shards: start one (weft worker --job %s --version %d), or deploy it, so that agents do (weft deploy)", s.Job, s.Version)
+	}
+	return "" // one is being started
+}
+
 // printProcesses prints what agents run, where they run anything, and returns what failed.
 func printProcesses(w io.Writer, list []jobState) (failures []string, err error) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -354,7 +370,7 @@ func printProcesses(w io.Writer, list []jobState) (failures []string, err error)
 			if r.Beat != nil {
 				memory, process = fmt.Sprintf("%d MiB", r.Beat.Memory>>20), r.Beat.Process
 			}
-			if r.State == "waiting_for_worker" {
+			if r.State == waitingForWorker {
 				r.State = workflows.Waiting
 			}
 			fmt.Fprintf(t, "%s%s\t%s\t%d\t%s\t%s\n", head, r.Workflow, r.State, r.Attempt, memory, process)

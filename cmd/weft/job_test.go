@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/weftdata/weft/workflows"
 )
 
 func TestJobAndWorkerUsage(t *testing.T) {
@@ -97,5 +99,33 @@ func TestStatusLineStaysBelow(t *testing.T) {
 func TestMessagesDoNotSteerTheTerminal(t *testing.T) {
 	if got := strings.Map(printable, "a\x1b[2Jé\r\nb"); got != "a?[2Jé?\nb" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestStatusSaysWhatNobodyRuns(t *testing.T) {
+	waits, runs := []runState{{Workflow: "a", State: "waiting_for_worker"}}, []runState{{Workflow: "a", State: "running"}}
+	for _, c := range []struct {
+		name            string
+		runs, processes []runState
+		want            string
+	}{
+		{"nobody", waits, nil, "version/payments/3: no process takes its shards: start one (weft worker --job payments --version 3)"},
+		{"no agent", waits, waits, "it waits for an agent that has room, start one on some machine (weft agent)"},
+		{"one begins", waits, runs, ""},
+		{"by hand", runs, waits, ""},
+		{"runs", runs, runs, ""},
+	} {
+		var out strings.Builder
+		if err := printStatus(&out, []jobState{{Workflow: "version/payments/3", Job: "payments", Version: 3, Runs: c.runs, Processes: c.processes}}); err != nil {
+			t.Fatal(err)
+		}
+		if c.want == "" && strings.Contains(out.String(), "no process") || !strings.Contains(out.String(), c.want) {
+			t.Errorf("%s: it says\n%s\nwant %q", c.name, &out, c.want)
+		}
+	}
+	var out strings.Builder
+	s := workflows.JobStatus{Job: "payments", Current: &workflows.Placed{Version: 1, Unmanned: "process 0: no agent has room for it"}}
+	if err := printJob(&out, &s); err != nil || !strings.Contains(out.String(), "\n  nobody runs it: process 0: no agent") {
+		t.Errorf("%v: %s", err, &out)
 	}
 }

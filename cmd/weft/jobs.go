@@ -146,6 +146,9 @@ func printJob(w io.Writer, s *workflows.JobStatus) error {
 				fmt.Fprintf(&b, ", deployed by %s", strings.Map(printable, p.By))
 			}
 			b.WriteString("\n")
+			if p.Unmanned != "" {
+				fmt.Fprintf(&b, "  nobody runs it: %s\n", strings.Map(printable, p.Unmanned))
+			}
 		}
 	}
 	if place("serves", s.Current); s.Degraded {

@@ -65,9 +65,9 @@ func TestGarbage(t *testing.T) {
 	orders := []string{workflows.SignalStop, workflows.SignalPause, workflows.SignalResume, workflows.SignalRetry}
 	all := map[string][]string{
 		workflows.JobID("payments"): {workflows.SignalRollback, workflows.SignalPromote, workflows.SignalAbort, workflows.SignalPause, workflows.SignalResume,
-			workflows.SignalStop, workflows.SignalScale, workflows.SignalRebuild, workflows.SignalDeploy, workflows.SignalRollout},
+			workflows.SignalStop, workflows.SignalScale, workflows.SignalRebuild, workflows.SignalDeploy, workflows.SignalRollout, workflows.SignalUnmanned},
 		workflows.RolloutID("payments", 2):  {workflows.SignalPause, workflows.SignalResume, workflows.SignalPromote, workflows.SignalAbort, workflows.SignalSettle},
-		workflows.VersionID("payments", 1):  append(orders, workflows.SignalShard),
+		workflows.VersionID("payments", 1):  append(orders, workflows.SignalShard, workflows.SignalProcess, workflows.SignalAgents),
 		workflows.ShardID("payments", 1, 0): orders,
 		"deploy/two":                        {workflows.SignalNews},
 		"backfill/payments/x":               {workflows.SignalPause, workflows.SignalResume, workflows.SignalCancel, workflows.SignalParallelism, workflows.SignalRetryFailed},

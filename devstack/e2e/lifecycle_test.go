@@ -23,21 +23,22 @@ import (
 	"github.com/weftdata/weft/workflows"
 )
 
-// TestDeployments serves a first version, stops one that misclassifies at its gate, promotes one that only adds a scenario,
-// and rolls it back by a signal. Then the rest of the records comes: the version that was rolled back to has the result of a
-// replay, since it never stopped.
+// TestDeployments serves a first version, started by hand with a process that then ends, stops one that misclassifies at its gate,
+// promotes one that only adds a scenario, and rolls it back by a signal. Then the rest of the records comes: the version that was
+// rolled back to has the result of a replay, since an agent runs it now. WEFT_HISTORIES names a folder for the histories of all that.
 func TestDeployments(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute and a half")
 	}
 	t.Parallel() // most of it is waiting
 	l, want := newLifecycle(t, 1200, 6*time.Minute)
-	l.agent("agent")
-	if r := l.deploy(l.v1, 0); r.Outcome != workflows.OutcomePromoted || r.Version != 1 {
-		t.Fatalf("the first version: %+v", r)
-	}
+	l.command("job", "run", "--spec", l.v1, "--detach")
+	hand := l.worker("1")
 	before := l.replay(l.halves)
 	l.await("version 1 has the digest of a replay of one half", func() bool { return l.digest() == before })
+	l.must(hand.signal(syscall.SIGTERM))
+	<-hand.done
+	l.agent("agent")
 
 	if r := l.deploy(l.v2, 1); r.Outcome != workflows.OutcomeFailed || !strings.Contains(strings.Join(r.Reasons, " "), "match_rate") || r.Rollout.Trial.Differences == "" {
 		t.Errorf("the version that misclassifies: %+v", r)
@@ -63,6 +64,7 @@ func TestDeployments(t *testing.T) {
 	if got := l.digest(); got != before {
 		t.Errorf("after the rollback %s is served, before the promotion it was %s", got, before)
 	}
+	l.await("an agent runs version 1", func() bool { p := l.process(1); return p.State == workflows.Running && p.Agent == "agent" })
 	var s workflows.JobStatus
 	l.must(json.Unmarshal(l.command("job", "show", "payments", "--json"), &s))
 	if s.Phase != workflows.Serving || s.Current.Version != 1 || s.Previous.Version != 3 || !s.RollbackReady || s.Failed.Version != 2 {
@@ -72,6 +74,9 @@ func TestDeployments(t *testing.T) {
 	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.inputs[2:])...)...)
 	l.await("version 1 has the digest of a replay", func() bool { return l.digest() == want })
 	l.command("job", "stop", "payments", "--reason", "the test is over")
+	if out := os.Getenv("WEFT_HISTORIES"); out != "" {
+		saveHistories(t, l.ctx, l.client(), out)
+	}
 	l.audited()
 	l.runDocument()
 }
@@ -171,8 +176,8 @@ func (l *lifecycleTest) agent(name string) *process {
 	return p
 }
 
-func (l *lifecycleTest) worker(version string) {
-	l.launch("worker-"+version, l.env, l.weft, "worker", "--job", "payments", "--version", version)
+func (l *lifecycleTest) worker(version string) *process {
+	return l.launch("worker-"+version, l.env, l.weft, "worker", "--job", "payments", "--version", version)
 }
 
 // deploy deploys a spec and returns the outcome. The command has an exit code.
@@ -415,7 +420,7 @@ func (l *lifecycleTest) callAPI(args []string) {
 // audited expects every decision in the store's audit log, the rejected ones included.
 func (l *lifecycleTest) audited() {
 	l.Helper()
-	want := map[string]int{"job.deploy.accepted": 3, "job.promoted.done": 2, "job.failed.done": 1, "job.rollback.done": 1, "job.rollback.rejected": 3, "job.stop.done": 1}
+	want := map[string]int{"job.survey.done": 1, "job.deploy.accepted": 2, "job.promoted.done": 1, "job.failed.done": 1, "job.rollback.done": 1, "job.rollback.rejected": 3, "job.stop.done": 1}
 	l.await("all decisions are in the audit log", func() bool {
 		log, err := l.store.AuditLog(l.ctx, "payments", store.Page{Limit: store.PageRowsMax})
 		l.must(err)
