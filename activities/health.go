@@ -27,8 +27,9 @@ type health struct {
 }
 
 type part struct {
-	State string   `json:"state"`
-	Error *ailment `json:"error"`
+	State    string   `json:"state"`
+	Attempts int      `json:"attempts"` // that failed in rounds that are over, since it last ran steadily
+	Error    *ailment `json:"error"`
 }
 
 type ailment struct {
@@ -71,8 +72,8 @@ func (l *Lifecycle) examine(ctx context.Context, in StandingInput, s *Standing) 
 	// A process knows better than its shards why it died: they only do not answer.
 	worst("shard", h.Shards)
 	worst("process", h.Processes)
-	l.countDeaths(ctx, fmt.Sprintf("shard/%s/%d/", in.Job, in.Version), "shard", len(h.Shards), s)
-	l.countDeaths(ctx, fmt.Sprintf("process/%s/%d/", in.Job, in.Version), "process", len(h.Processes), s)
+	l.countDeaths(ctx, fmt.Sprintf("shard/%s/%d/", in.Job, in.Version), "shard", h.Shards, s)
+	l.countDeaths(ctx, fmt.Sprintf("process/%s/%d/", in.Job, in.Version), "process", h.Processes, s)
 	if s.Missing > 0 {
 		l.findProcesses(ctx, in, h, s)
 	}
@@ -92,12 +93,17 @@ func (l *Lifecycle) askHealth(ctx context.Context, in StandingInput) (h health, 
 	return h, true
 }
 
-// countDeaths counts the attempts of runs that failed, which their workflows learn of only when all have. Servers that are
-// away are nobody's fault.
-func (l *Lifecycle) countDeaths(ctx context.Context, prefix, kind string, n int, s *Standing) {
+// countDeaths counts the attempts of runs that failed: those that their workflows know of, and those of the round at hand, which
+// they learn of only when it is over. Servers that are away are nobody's fault.
+func (l *Lifecycle) countDeaths(ctx context.Context, prefix, kind string, parts []part, s *Standing) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
-	for i := range min(n, examineMax) {
+	for i, p := range parts[:min(len(parts), examineMax)] {
+		before := 0
+		if p.Error != nil && p.Error.Type != External {
+			before = p.Attempts
+		}
+		s.Deaths = max(s.Deaths, before)
 		r, err := l.Starter.DescribeWorkflowExecution(ctx, fmt.Sprint(prefix, i), "")
 		if err != nil {
 			return
@@ -107,7 +113,7 @@ func (l *Lifecycle) countDeaths(ctx context.Context, prefix, kind string, n int,
 			if a.GetAttempt() < 2 || f == nil || f.GetApplicationFailureInfo().GetType() == External {
 				continue
 			}
-			s.Deaths = max(s.Deaths, int(a.GetAttempt())-1)
+			s.Deaths = max(s.Deaths, before+int(a.GetAttempt())-1)
 			if s.Phase != stateCrashing && s.Phase != stateFailed {
 				s.Error, s.ErrorType = fmt.Sprintf("%s %d: %s", kind, i, failureText(f)), f.GetApplicationFailureInfo().GetType()
 			}
