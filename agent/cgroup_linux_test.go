@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/weftdata/weft/activities"
 )
 
 // cgroupOf makes a cgroup below that of the test, in the tree of a controller of version 1, or of version 2 where controller is
@@ -175,6 +177,33 @@ func TestCGroupLife(t *testing.T) {
 			a = w.open() // without cgroups
 			defer a.Close()
 			w.await("the next agent removes the group", gone)
+		})
+	}
+}
+
+// TestCGroupOfNoProcess expects that a program which cannot be started leaves no group.
+func TestCGroupOfNoProcess(t *testing.T) {
+	for version, controllers := range map[int][]string{1: {memoryController, cpuController}, 2: {""}} {
+		t.Run(fmt.Sprintf("version %d", version), func(t *testing.T) {
+			w := newWorld(t, "wait")
+			w.cfg.Engine = filepath.Join(t.TempDir(), "engine")
+			if err := os.WriteFile(w.cfg.Engine, []byte("no program"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			a := w.open()
+			defer a.Close()
+			for _, name := range controllers {
+				a.hierarchies = append(a.hierarchies, hierarchy{dir: cgroupOf(t, name), unified: version == 2})
+			}
+			_, err := a.Launch(t.Context(), activities.ProcessInput{Job: "payments", Version: 1, Slots: 1}, []byte("token"))
+			if !errors.Is(err, syscall.ENOEXEC) {
+				t.Errorf("it was started: %v", err)
+			}
+			for _, h := range a.hierarchies {
+				if left, _ := filepath.Glob(filepath.Join(h.dir, "weft-*")); len(left) > 0 {
+					t.Errorf("%q are left", left)
+				}
+			}
 		})
 	}
 }
