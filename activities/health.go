@@ -38,8 +38,15 @@ func (l *Lifecycle) examine(ctx context.Context, in StandingInput, s *Standing) 
 			s.fails(state, r.State, fmt.Sprintf("process %d", i), r.Error)
 		}
 	}
-	l.countDeaths(ctx, in, "shard", ShardID, len(h.Shards), s)
-	l.countDeaths(ctx, in, "process", ProcessID, len(h.Processes), s)
+	var shards, processes []deaths
+	for _, r := range h.Shards {
+		shards = append(shards, deaths{r.Attempts, r.Error})
+	}
+	for _, r := range h.Processes {
+		processes = append(processes, deaths{r.Attempts, r.Error})
+	}
+	l.countDeaths(ctx, in, "shard", ShardID, shards, s)
+	l.countDeaths(ctx, in, "process", ProcessID, processes, s)
 	if s.Missing > 0 {
 		l.findProcesses(ctx, in, h, s)
 	}
@@ -68,12 +75,23 @@ func (l *Lifecycle) askHealth(ctx context.Context, in StandingInput) (h VersionH
 	return h, true
 }
 
-// countDeaths counts the attempts of runs that failed, which their workflows learn of only when all have. Servers that are
-// away are nobody's fault.
-func (l *Lifecycle) countDeaths(ctx context.Context, in StandingInput, kind string, id func(job string, version, part int) string, n int, s *Standing) {
+// deaths are the attempts of a part that failed in rounds that are over, since it last ran steadily, and why the last one did.
+type deaths struct {
+	attempts int
+	why      *Problem
+}
+
+// countDeaths counts the attempts of runs that failed: those that their workflows know of, and those of the round at hand, which
+// they learn of only when it is over. Servers that are away are nobody's fault.
+func (l *Lifecycle) countDeaths(ctx context.Context, in StandingInput, kind string, id func(job string, version, part int) string, known []deaths, s *Standing) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
-	for i := range min(n, examineMax) {
+	for i, d := range known[:min(len(known), examineMax)] {
+		before := 0
+		if d.why != nil && d.why.Type != External {
+			before = d.attempts
+		}
+		s.Deaths = max(s.Deaths, before)
 		r, err := l.Starter.DescribeWorkflowExecution(ctx, id(in.Job, in.Version, i), "")
 		if err != nil {
 			return
@@ -83,7 +101,7 @@ func (l *Lifecycle) countDeaths(ctx context.Context, in StandingInput, kind stri
 			if a.GetAttempt() < 2 || f == nil || f.GetApplicationFailureInfo().GetType() == External {
 				continue
 			}
-			s.Deaths = max(s.Deaths, int(a.GetAttempt())-1)
+			s.Deaths = max(s.Deaths, before+int(a.GetAttempt())-1)
 			if s.Phase != CrashLooping && s.Phase != Failed {
 				s.Error, s.ErrorType = fmt.Sprintf("%s %d: %s", kind, i, failureText(f)), f.GetApplicationFailureInfo().GetType()
 			}

@@ -56,7 +56,9 @@ type Config struct {
 	Processes int      // that run at once; default 16
 	Engine    string   // file of the binary for versions that name none
 	Env       []string // of the processes, beside what their limits need
-	CGroup    string   // folder of a cgroup (version 2) in which it may make others; empty: limits are watched and not enforced
+	// CGroups are folders of cgroups in which it may make others, and no other agent: one of version 2, or two of version 1, for
+	// memory and for processors. None: memory is watched, and processors are not bounded.
+	CGroups []string
 
 	Versions Versions
 	Temporal Temporal
@@ -100,10 +102,8 @@ func (c *Config) Validate() error {
 	if c.Timing.Keep == 0 {
 		c.Timing.Keep = 7 * 24 * time.Hour
 	}
-	if c.CGroup != "" {
-		errs = append(errs, checkCGroup(c.CGroup))
-	}
-	return errors.Join(errs...)
+	_, err := openHierarchies(c.CGroups)
+	return errors.Join(append(errs, err)...)
 }
 
 // Agent runs processes. It implements activities.Launcher.
@@ -112,6 +112,8 @@ type Agent struct {
 	lock   *os.File
 	engine string // digest of its own binary
 	slots  *Slots
+
+	hierarchies []hierarchy // of cgroups
 
 	mu        sync.Mutex
 	children  map[string]*child // by folder
@@ -141,6 +143,9 @@ func Open(cfg Config) (a *Agent, err error) {
 		return nil, err
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
+	if a.hierarchies, err = openHierarchies(cfg.CGroups); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
 	e, data, err := registry.ReadEngine(cfg.Engine)
 	if err == nil {
 		a.engine = e.SHA256
@@ -230,6 +235,9 @@ func (a *Agent) Launch(ctx context.Context, in activities.ProcessInput, token []
 	}
 	r := Record{Job: in.Job, Version: in.Version, Process: in.Process, Slots: in.Slots, Token: token, Agent: a.cfg.Name, Engine: filepath.Base(engine),
 		Started: time.Now().UTC(), MemoryBytes: spec.Resources.MemoryBytes, CPU: spec.Resources.CPU}
+	for i := range a.hierarchies {
+		r.CGroups = append(r.CGroups, a.hierarchies[i].group(&r))
+	}
 	c, err := a.start(f, r, engine)
 	if err != nil {
 		return s, err

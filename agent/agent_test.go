@@ -34,6 +34,11 @@ func TestMain(m *testing.M) {
 
 // beChild is a process that an agent started.
 func beChild(mode string) int {
+	groups, err := os.ReadFile("/proc/self/cgroup") // before anything else
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
 	p, err := Attach(os.Args[slices.Index(os.Args, "--process")+1])
@@ -45,11 +50,14 @@ func beChild(mode string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if err := os.WriteFile(p.WorkerLog(), []byte(fmt.Sprintf("{\"msg\":\"up\",\"limit\":\"%s %s\"}\n", os.Getenv("GOMEMLIMIT"), os.Getenv("GOMAXPROCS"))), 0o600); err != nil {
+	if err := os.WriteFile(p.WorkerLog(), fmt.Appendf(nil, "{\"msg\":\"up\",\"limit\":\"%s %s\",\"groups\":%q}\n", os.Getenv("GOMEMLIMIT"), os.Getenv("GOMAXPROCS"), groups), 0o600); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	switch mode {
+	case "spin":
+		for len(terminated) == 0 {
+		}
 	case "panic":
 		panic("the rule divides by zero")
 	case "fail":
@@ -107,19 +115,25 @@ func (t *told) all() []string {
 
 type world struct {
 	*testing.T
-	cfg     Config
-	objects *objstore.Local
-	told    *told
+	resources string // of the versions
+	cfg       Config
+	objects   *objstore.Local
+	told      *told
 }
 
-// newWorld registers a version of a job and returns how an agent is to be opened.
+// newWorld registers a version of a job that may hold 64 MiB, and returns how an agent is to be opened.
 func newWorld(t *testing.T, mode string) *world {
+	t.Helper()
+	return newWorldOf(t, mode, "cpu: 1.5, memory: 64MiB")
+}
+
+func newWorldOf(t *testing.T, mode, resources string) *world {
 	t.Helper()
 	objects, err := objstore.Folder(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, objects: objects, told: &told{}}
+	w := &world{T: t, resources: resources, objects: objects, told: &told{}}
 	w.register(nil)
 	self, err := os.Executable()
 	if err != nil {
@@ -130,7 +144,7 @@ func newWorld(t *testing.T, mode string) *world {
 	return w
 }
 
-// register adds a version that may hold 64 MiB.
+// register adds a version.
 func (w *world) register(e *registry.Engine) int {
 	w.Helper()
 	v, err := registry.New(w.objects).Add(w.Context(), registry.NewVersion{Engine: e, Spec: []byte(`version: weft/v1
@@ -138,7 +152,7 @@ job: payments
 sources:
   orders: {topic: pay.orders, format: json, time: at, step: event, keys: {order: order}}
 session: {gap: 30m}
-resources: {cpu: 1.5, memory: 64MiB}
+resources: {` + w.resources + `}
 # ` + fmt.Sprint(e))})
 	if err != nil {
 		w.Fatal(err)
@@ -180,8 +194,8 @@ func (w *world) await(what string, so func() bool) {
 
 // up tells whether a process has got so far that it waits.
 func (w *world) up() bool {
-	_, err := os.Stat(Folder(filepath.Join(w.cfg.Dir, "processes/payments/1/0")).WorkerLog())
-	return err == nil
+	info, err := os.Stat(Folder(filepath.Join(w.cfg.Dir, "processes/payments/1/0")).WorkerLog())
+	return err == nil && info.Size() > 0
 }
 
 func (w *world) logs() (text string) {
@@ -421,7 +435,7 @@ func TestEngines(t *testing.T) {
 }
 
 func TestConfigTellsEverything(t *testing.T) {
-	err := (&Config{Processes: -1, CGroup: t.TempDir()}).Validate()
+	err := (&Config{Processes: -1, CGroups: []string{t.TempDir()}}).Validate()
 	for _, want := range []string{"-1 processes", "an agent needs a folder and a binary", "--cgroup"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)

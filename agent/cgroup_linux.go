@@ -1,56 +1,57 @@
 package agent
 
 import (
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
+	"os/exec"
+	"runtime"
 	"syscall"
 )
 
-// cpuPeriod is over what time the kernel bounds a group's processor time, in microseconds; its own default.
-const cpuPeriod = 100_000
-
-// checkCGroup tells whether groups can be made in a folder.
-func checkCGroup(dir string) error {
-	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-	if err != nil {
-		return fmt.Errorf("--cgroup %s is no cgroup of version 2 that this user may change: %w", dir, err)
-	}
-	for _, name := range []string{"memory", "cpu"} {
-		if !strings.Contains(" "+strings.TrimSpace(string(text))+" ", " "+name+" ") {
-			return fmt.Errorf("--cgroup %s has no controller %s, only %q: have it delegated (systemd: Delegate=yes)", dir, name, strings.TrimSpace(string(text)))
+// startIn starts a program that is in its cgroups from its first instruction on.
+//
+// For a group of version 2 the kernel does that when it makes the process. Version 1 knows no such thing, but a process begins in
+// the groups of the thread that starts it, and these may be others than those of the rest of the agent: so a thread joins them
+// for that and is then used no more. To move the process after its start would be too late for what it has done by then.
+func startIn(cmd *exec.Cmd, list []hierarchy, r *Record) error {
+	var joined []string
+	for i := range list {
+		dir := list[i].group(r)
+		if !list[i].unified {
+			joined = append(joined, dir)
+			continue
 		}
+		f, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }() // only named to the kernel
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
 	}
-	return nil
+	if len(joined) == 0 {
+		return cmd.Start()
+	}
+	return onOwnThread(func() error {
+		for _, dir := range joined {
+			if err := writeGroup(dir, setting{"tasks", "0", false}); err != nil { // 0 is the thread that writes
+				return err
+			}
+		}
+		return cmd.Start()
+	})
 }
 
-// joinCGroup makes the process to be started begin in a group of its own, with its limits.
-func (a *Agent) joinCGroup(attr *syscall.SysProcAttr, r *Record) (leave func(), err error) {
-	if a.cfg.CGroup == "" {
-		return func() {}, nil
-	}
-	dir := filepath.Join(a.cfg.CGroup, fmt.Sprintf("weft-%s-%d-%d", r.Job, r.Version, r.Process))
-	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("make a cgroup: %w", err)
-	}
-	// The controllers of a group are those that its parent passes on; once is enough, and more often changes nothing.
-	err = os.WriteFile(filepath.Join(a.cfg.CGroup, "cgroup.subtree_control"), []byte("+memory +cpu"), 0o644)
-	if err == nil && r.MemoryBytes > 0 {
-		err = os.WriteFile(filepath.Join(dir, "memory.max"), []byte(strconv.FormatInt(r.MemoryBytes, 10)), 0o644)
-	}
-	if err == nil && r.CPU > 0 {
-		err = os.WriteFile(filepath.Join(dir, "cpu.max"), fmt.Appendf(nil, "%d %d", int64(r.CPU*cpuPeriod), cpuPeriod), 0o644)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("limit the cgroup %s: %w", dir, err)
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	attr.UseCgroupFD, attr.CgroupFD = true, int(f.Fd())
-	return func() { _ = f.Close() }, nil // it was only read
+// onOwnThread calls f on a thread that ends after it.
+func onOwnThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if syscall.Gettid() != os.Getpid() {
+			done <- f()
+			return // the thread ends with its goroutine, since that holds it still
+		}
+		// The first thread of a process cannot end. While this one holds it, there is another.
+		done <- onOwnThread(f)
+		runtime.UnlockOSThread()
+	}()
+	return <-done
 }

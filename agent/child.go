@@ -81,13 +81,11 @@ func (a *Agent) start(f Folder, r Record, engine string) (c *child, err error) {
 	cmd.ExtraFiles = []*os.File{alive}
 	// A session of its own: what is typed at the agent's terminal is not for it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	leave, err := a.joinCGroup(cmd.SysProcAttr, &r)
-	if err != nil {
+	if err := a.makeGroups(&r); err != nil {
 		return nil, err
 	}
-	defer leave()
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", engine, err)
+	if err := startIn(cmd, a.hierarchies, &r); err != nil {
+		return nil, errors.Join(fmt.Errorf("start %s: %w", engine, err), removeGroups(r.CGroups))
 	}
 	r.PID = cmd.Process.Pid
 	c = &child{folder: f, record: r, done: make(chan struct{})}
@@ -196,6 +194,9 @@ func (a *Agent) settle(c *child) {
 	if !orderly {
 		what = c.crash()
 	}
+	if err := endGroups(c.record.CGroups); err != nil {
+		a.cfg.Log.Warn("a cgroup stays until the process starts again", "process", c.record.name(), "error", err)
+	}
 	a.cfg.Log.Info("ended", "process", c.record.name(), "pid", c.record.PID, "reason", ended.Reason, "crash", what)
 	for _, file := range tokenFiles(c.folder) {
 		var t shardToken
@@ -237,6 +238,9 @@ func (c *child) crash() string {
 	c.mu.Lock()
 	status, killed := c.status, c.killed
 	c.mu.Unlock()
+	if killed == "" && outOfMemory(c.record.CGroups) {
+		killed = fmt.Sprintf("all memory of its cgroup was taken, and its limit is %d MiB (resources.memory in the spec)", c.record.MemoryBytes>>20)
+	}
 	text := fmt.Sprintf("process %d of version %d of %s died on %s", c.record.Process, c.record.Version, c.record.Job, c.record.Agent)
 	switch last := lastWords(c.folder.outputLog()); {
 	case killed != "":

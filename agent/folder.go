@@ -49,6 +49,7 @@ type Record struct {
 	Started     time.Time `json:"started"`
 	MemoryBytes int64     `json:"memory_bytes"` // at most
 	CPU         float64   `json:"cpu"`          // processors
+	CGroups     []string  `json:"cgroups,omitempty"`
 }
 
 func (r *Record) name() string { return fmt.Sprintf("%s/%d/%d", r.Job, r.Version, r.Process) }

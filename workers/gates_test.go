@@ -325,9 +325,9 @@ func badCandidates() []candidate {
 		{name: "leaks memory", prepare: dies("the process was killed at its memory limit of 1 GiB"),
 			reasons: []string{"has died 8 times since its rollout began", "process 0: the process was killed at its memory limit of 1 GiB"}},
 		{name: "does not fit its memory", prepare: crashes("processes", activities.Internal, "the process was killed at its memory limit of 1 GiB"),
-			reasons: []string{"crashes again and again", "process 0: the process was killed at its memory limit of 1 GiB"}},
+			reasons: []string{"has died 10 times since its rollout began; the last time: process 0: the process was killed at its memory limit of 1 GiB"}},
 		{name: "panics", prepare: crashes("shards", activities.Internal, "panic: index out of range [7] with length 3"),
-			reasons: []string{"crashes again and again, for 2m0s now: shard 0: panic: index out of range [7] with length 3"}},
+			reasons: []string{"has died 10 times since its rollout began; the last time: shard 0: panic: index out of range [7] with length 3"}},
 		{name: "never catches up", part: 60,
 			reasons: []string{"does not catch up: it is", "records from where version 1 was when the rollout began, and was no nearer for 15m0s"}},
 	}

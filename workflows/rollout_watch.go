@@ -15,12 +15,14 @@ import (
 
 const (
 	watchEvery = time.Minute // between two looks at a candidate during a step
-	// crashWait is how long a candidate may crash again and again: all its attempts have failed before, within seconds, and it
-	// would do the same to the users.
+	// crashWait is how long a candidate may crash again and again that did so before its rollout, so that its deaths are not
+	// counted at first.
 	crashWait = 2 * time.Minute
-	// crashWaitServers is the same where servers do not answer: that may pass, and a run counts as steady after five minutes.
+	// crashWaitServers is how long where servers do not answer, which counts as no death: that may pass, and a run counts as
+	// steady after five minutes.
 	crashWaitServers = 10 * time.Minute
-	// deathsMax is how often one process or shard may die during a rollout. One that leaks dies seldom enough to count as steady.
+	// deathsMax is how often one process or shard may die during a rollout: it would do the same to the users. One that leaks dies
+	// seldom enough to count as steady.
 	deathsMax = 8
 	// stallWait is how long a warm-up may get no further. Checkpoints are made every few seconds, so that this is hundreds.
 	stallWait = 15 * time.Minute

@@ -19,10 +19,11 @@ import (
 )
 
 type agentFlags struct {
-	name, dir, cgroup string
-	processes         int
-	log               logFlags
-	at                stack.Addresses
+	name, dir string
+	cgroups   []string
+	processes int
+	log       logFlags
+	at        stack.Addresses
 }
 
 func newAgentCommand() *cobra.Command {
@@ -35,7 +36,7 @@ func newAgentCommand() *cobra.Command {
 			"agent; whichever has room takes a process, and where a machine vanishes its processes start on another.\n\n" +
 			"SIGTERM ends the agent and leaves its processes running: the next agent in the same folder looks after them, so an\n" +
 			"upgrade stops nothing. Ctrl-C (SIGINT) ends them too, with a last checkpoint each.",
-		Example: "  weft agent\n  weft agent --work /var/lib/weft --processes 8 --log-format json\n  weft agent --cgroup /sys/fs/cgroup/system.slice/weft-agent.service/jobs",
+		Example: "  weft agent\n  weft agent --work /var/lib/weft --processes 8 --log-format json\n  weft agent --cgroup /sys/fs/cgroup/weft\n  weft agent --cgroup /sys/fs/cgroup/memory/weft --cgroup /sys/fs/cgroup/cpu/weft",
 		Args:    cobra.NoArgs,
 		RunE:    func(c *cobra.Command, _ []string) error { return f.run(c) },
 	}
@@ -46,7 +47,8 @@ func newAgentCommand() *cobra.Command {
 	c.Flags().StringVar(&f.dir, "work", filepath.Join(usual, "weft", "agent"), "folder of the agent and its processes")
 	c.Flags().StringVar(&f.name, "name", "", "name of the agent (default the machine's)")
 	c.Flags().IntVar(&f.processes, "processes", 16, "processes that run at once")
-	c.Flags().StringVar(&f.cgroup, "cgroup", "", "folder of a cgroup (version 2) that this user may change; it bounds memory and processors exactly")
+	c.Flags().StringArrayVar(&f.cgroups, "cgroup", nil, "folder of a cgroup that this user may change and no other agent does, for exact bounds of memory and\n"+
+		"processors; twice with cgroups of version 1, for the controllers memory and cpu")
 	f.log.add(c)
 	serverFlags(c, &f.at)
 	return c
@@ -95,7 +97,7 @@ func (f *agentFlags) run(c *cobra.Command) error {
 	}
 	defer func() { _ = env.Close() }() // what was written is acknowledged
 	a, err := agent.Open(agent.Config{
-		Name: f.name, Dir: dir, Processes: f.processes, Engine: engine, Env: append(environment(), f.at.Variables()...), CGroup: f.cgroup,
+		Name: f.name, Dir: dir, Processes: f.processes, Engine: engine, Env: append(environment(), f.at.Variables()...), CGroups: f.cgroups,
 		Versions: registry.New(env.Objects), Temporal: t, Logs: env.Objects, Log: logger,
 	})
 	if err != nil {

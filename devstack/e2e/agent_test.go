@@ -69,9 +69,14 @@ func TestAgents(t *testing.T) {
 }
 
 // process asks the workflow of a version's process; it is empty where the version has none yet.
-func (l *lifecycleTest) process(version int) (s workflows.ProcessStatus) {
+func (l *lifecycleTest) process(version int) workflows.ProcessStatus {
 	l.Helper()
-	v, err := queryWorkflow(l.ctx, l.client(), workflows.ProcessID("payments", version, 0), workflows.QueryStatus)
+	return l.processOf("payments", version)
+}
+
+func (l *lifecycleTest) processOf(job string, version int) (s workflows.ProcessStatus) {
+	l.Helper()
+	v, err := queryWorkflow(l.ctx, l.client(), workflows.ProcessID(job, version, 0), workflows.QueryStatus)
 	var none *serviceerror.NotFound
 	if errors.As(err, &none) {
 		return s
