@@ -92,6 +92,7 @@ func TestCandidatesThatDie(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes a minute")
 	}
+	t.Parallel() // most of it is waiting
 	engine := faultyEngine(t)
 	l, want := newLifecycle(t, 300, 6*time.Minute)
 	l.agent("machine")
