@@ -42,7 +42,7 @@ func TestChaos(t *testing.T) {
 	c := newChaos(t, seed, 12*time.Minute)
 	c.prepare(orders)
 	c.startStack()
-	rate := float64(orders) * 11.6 / 55 // about 11.6 records an order, in 55 s
+	rate := max(3000, float64(orders)*11.6/75) // about 11.6 records an order, in 75 s at most
 	c.produceSome(rate)
 	c.startJob(2)
 
