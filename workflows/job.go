@@ -106,6 +106,7 @@ type Placed struct {
 	By      string         `json:"by,omitempty"`      // who deployed it
 	// Unmanned says why nobody runs it, and what to do; empty: somebody does, as far as is known.
 	Unmanned string `json:"unmanned,omitempty"`
+	Owned    bool   `json:"owned,omitempty"` // its workflow was told that the job owns it
 }
 
 // JobStatus is what the query "status" answers for Job.
@@ -843,6 +844,7 @@ func (j *job) order(ctx workflow.Context, a ask) (result, text string) {
 	j.Paused = a.Kind == SignalPause
 	j.toAll(ctx, a.Kind, o)
 	if !j.Paused {
+		j.Current.Owned = false // its workflow may be another one by now
 		j.own(ctx, j.Current)
 	}
 	return Done, "its versions are told"

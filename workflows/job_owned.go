@@ -42,8 +42,10 @@ func (j *job) unmanned(raw converter.RawValue) error {
 }
 
 // own makes sure that a version runs where there is an agent, however it was started, and that the job is told where it does not.
+// Version remembers it, and looks by itself: once is enough, and a rollback has not to wait for what it sets off.
 func (j *job) own(ctx workflow.Context, p *Placed) {
-	if p != nil && workflow.GetVersion(ctx, "agents", workflow.DefaultVersion, 1) > workflow.DefaultVersion {
+	if p != nil && !p.Owned && workflow.GetVersion(ctx, "agents", workflow.DefaultVersion, 1) > workflow.DefaultVersion {
+		p.Owned = true
 		j.send(ctx, VersionID(j.Job, p.Version), SignalAgents, Order{})
 	}
 }
