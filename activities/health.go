@@ -27,24 +27,16 @@ func (l *Lifecycle) examine(ctx context.Context, in StandingInput, s *Standing) 
 	if h.Error != nil {
 		s.Error, s.ErrorType = h.Error.Message, h.Error.Type
 	}
-	// A process knows better than its shards why it died: they only do not answer. So it comes last, and what is last counts.
-	for _, state := range []string{CrashLooping, Failed} {
-		for i, r := range h.Shards {
-			s.fails(state, r.State, fmt.Sprintf("shard %d", i), r.Error)
-		}
-	}
-	for _, state := range []string{CrashLooping, Failed} {
-		for i, r := range h.Processes {
-			s.fails(state, r.State, fmt.Sprintf("process %d", i), r.Error)
-		}
-	}
-	var shards, processes []deaths
+	var shards, processes []part
 	for _, r := range h.Shards {
-		shards = append(shards, deaths{r.Attempts, r.Error})
+		shards = append(shards, part{r.State, r.Attempts, r.Error})
 	}
 	for _, r := range h.Processes {
-		processes = append(processes, deaths{r.Attempts, r.Error})
+		processes = append(processes, part{r.State, r.Attempts, r.Error})
 	}
+	// A process knows better than its shards why it died: they only do not answer. So it comes last, and what is last counts.
+	s.fails("shard", shards)
+	s.fails("process", processes)
 	l.countDeaths(ctx, in, "shard", ShardID, shards, s)
 	l.countDeaths(ctx, in, "process", ProcessID, processes, s)
 	if s.Missing > 0 {
@@ -52,16 +44,27 @@ func (l *Lifecycle) examine(ctx context.Context, in StandingInput, s *Standing) 
 	}
 }
 
-// fails notes that a part is in a state in which it fails, and why.
-func (s *Standing) fails(in, is, part string, why *Problem) {
-	if is != in {
-		return
-	}
-	if s.Phase != Failed {
-		s.Phase = in
-	}
-	if why != nil {
-		s.Error, s.ErrorType = part+": "+why.Message, why.Type
+// part is what a shard or a process of a version reported.
+type part struct {
+	state    string
+	attempts int // that failed in rounds that are over, since it last ran steadily
+	why      *Problem
+}
+
+// fails notes which parts are in a state in which they fail, and why; the worse state counts.
+func (s *Standing) fails(kind string, parts []part) {
+	for _, state := range []string{CrashLooping, Failed} {
+		for i, p := range parts {
+			if p.state != state {
+				continue
+			}
+			if s.Phase != Failed {
+				s.Phase = state
+			}
+			if p.why != nil {
+				s.Error, s.ErrorType = fmt.Sprintf("%s %d: %s", kind, i, p.why.Message), p.why.Type
+			}
+		}
 	}
 }
 
@@ -75,21 +78,15 @@ func (l *Lifecycle) askHealth(ctx context.Context, in StandingInput) (h VersionH
 	return h, true
 }
 
-// deaths are the attempts of a part that failed in rounds that are over, since it last ran steadily, and why the last one did.
-type deaths struct {
-	attempts int
-	why      *Problem
-}
-
 // countDeaths counts the attempts of runs that failed: those that their workflows know of, and those of the round at hand, which
 // they learn of only when it is over. Servers that are away are nobody's fault.
-func (l *Lifecycle) countDeaths(ctx context.Context, in StandingInput, kind string, id func(job string, version, part int) string, known []deaths, s *Standing) {
+func (l *Lifecycle) countDeaths(ctx context.Context, in StandingInput, kind string, id func(job string, version, part int) string, parts []part, s *Standing) {
 	ctx, cancel := context.WithTimeout(ctx, examineTimeout)
 	defer cancel()
-	for i, d := range known[:min(len(known), examineMax)] {
+	for i, p := range parts[:min(len(parts), examineMax)] {
 		before := 0
-		if d.why != nil && d.why.Type != External {
-			before = d.attempts
+		if p.why != nil && p.why.Type != External {
+			before = p.attempts
 		}
 		s.Deaths = max(s.Deaths, before)
 		r, err := l.Starter.DescribeWorkflowExecution(ctx, id(in.Job, in.Version, i), "")
