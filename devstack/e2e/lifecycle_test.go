@@ -34,7 +34,7 @@ func TestDeployments(t *testing.T) {
 	l, want := newLifecycle(t, 1200, 6*time.Minute)
 	l.command("job", "run", "--spec", l.v1, "--detach")
 	hand := l.worker("1")
-	before := l.replay(l.halves)
+	before := l.replay(l.v1, "result-half", l.halves)
 	l.await("version 1 has the digest of a replay of one half", func() bool { return l.digest() == before })
 	l.must(hand.signal(syscall.SIGTERM))
 	<-hand.done
@@ -97,7 +97,7 @@ func newLifecycle(t *testing.T, orders int, limit time.Duration) (l *lifecycleTe
 	l.prepare(orders)
 	l.specs()
 	l.halves = l.halve()
-	digest = l.replay(l.inputs[2:])
+	digest = l.replay(l.v1, "result", l.inputs[2:])
 	l.startServers()
 	l.env = []string{"WEFT_STACK_FILE=" + l.file()}
 	l.command(append([]string{"produce", "-q", "--partitions", "2"}, l.with(l.v1, l.halves)...)...)
@@ -109,12 +109,13 @@ func newLifecycle(t *testing.T, orders int, limit time.Duration) (l *lifecycleTe
 	return l, digest
 }
 
-// replay returns the digest of the sessions that version 1 makes of some inputs.
-func (l *lifecycleTest) replay(inputs []string) string {
+// replay replays inputs into a folder and returns the digest of the sessions.
+func (l *lifecycleTest) replay(spec, folder string, inputs []string) string {
 	l.Helper()
-	var r struct{ Digests map[string]string }
-	l.must(json.Unmarshal(run(l.T, l.dir, l.weft, append([]string{"replay", "--out", "result", "--json"}, l.with(l.v1, inputs)...)...), &r))
-	return r.Digests["sessions"]
+	var got struct{ Digests map[string]string }
+	out := run(l.T, l.dir, l.weft, append([]string{"replay", "--out", folder, "--format", "jsonl", "--json"}, l.with(spec, inputs)...)...)
+	l.must(json.Unmarshal(out, &got))
+	return got.Digests["sessions"]
 }
 
 // specs writes three versions: one with quick gates, one that calls every paid purchase undelivered, and one with a scenario

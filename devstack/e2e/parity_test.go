@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"encoding/json"
 	"path/filepath"
 	"testing"
 	"time"
@@ -27,7 +26,7 @@ func TestRolloutsDuringAStream(t *testing.T) {
 	v2 := r.spec("v2.yaml", append(another("longer"), steps("10m", "30m")...)...)
 	v3 := r.spec("v3.yaml", append(another("long"), steps("1s", "1s")...)...)
 	halves := r.halve()
-	want := map[int]string{1: r.replay(v1, "one"), 3: r.replay(v3, "three")}
+	want := map[int]string{1: r.replay(v1, "one", r.inputs[2:]), 3: r.replay(v3, "three", r.inputs[2:])}
 	r.begin(v1, halves, 1, "archive,publish")
 
 	a := newAsker(t, r.ctx, r.store, staying(t, filepath.Join(r.dir, "one")))
@@ -100,13 +99,4 @@ func TestRolloutsDuringAStream(t *testing.T) {
 	step("all records are there")
 	stop()
 	r.finish()
-}
-
-// replay replays all files into a folder and returns the digest of the sessions.
-func (r *releaseTest) replay(spec, folder string) string {
-	r.Helper()
-	var got struct{ Digests map[string]string }
-	out := run(r.T, r.dir, r.weft, append([]string{"replay", "--out", folder, "--format", "jsonl", "--json"}, r.with(spec, r.inputs[2:])...)...)
-	r.must(json.Unmarshal(out, &got))
-	return got.Digests["sessions"]
 }
