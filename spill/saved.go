@@ -72,7 +72,7 @@ func (p *Store) Checkpoint(number uint64) *Save {
 		return nil
 	}
 	p.saving = true
-	save := &Save{state: &State{Seed: p.seed}}
+	save := &Save{state: &State{Seed: p.cfg.Seed}}
 	any := false
 	var gone []byte
 	for _, f := range p.files {
@@ -153,7 +153,7 @@ func (p *Store) Restore(ctx context.Context, get Get, state *State) error {
 	if state == nil {
 		return nil
 	}
-	p.seed = state.Seed
+	p.cfg.Seed = state.Seed
 	for _, f := range p.files { // of a try before
 		p.bury(f)
 	}

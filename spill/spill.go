@@ -27,7 +27,7 @@ type Config struct {
 	MemoryBytes int64  // bound of the core and the indexes; it holds within a half. 0: none
 	Prefix      string // begins the names of objects that are saved
 	Final       bool   // the core is never flushed: what it hands out is final, and comes from Advance
-	Seed        uint64 // of hashes; 0: another one each time
+	Seed        uint64 // of hashes, which all files of a store share; 0: another one each time. Restore sets it
 	Log         Log    // nil: none
 	// Wait runs f until it succeeds or fails for a reason that does not pass; nil: once.
 	Wait func(ctx context.Context, what string, passes func(error) bool, f func() error) error
@@ -59,7 +59,6 @@ type Status struct {
 // are in memory again is a bit each.
 type Store struct {
 	cfg    Config
-	seed   uint64 // of hashes in files; all of a store have one
 	files  []*file
 	made   uint64
 	out    builder
@@ -96,7 +95,7 @@ func New(cfg Config) *Store {
 	if cfg.Seed == 0 {
 		cfg.Seed = rand.Uint64()
 	}
-	return &Store{cfg: cfg, seed: cfg.Seed, oldest: event.MinTime}
+	return &Store{cfg: cfg, oldest: event.MinTime}
 }
 
 // Close ends a merge that is under way and frees the disk.
@@ -120,7 +119,7 @@ func (p *Store) Load(core *correlate.Core, b *event.Batch) error {
 	if p == nil || len(p.files) == 0 {
 		return nil
 	}
-	needs := core.Needs(b, p.seed)
+	needs := core.Needs(b, p.cfg.Seed)
 	p.status.Lookups += int64(len(needs))
 	for place, f := range p.files { // all needs of one file after another: its filter stays in the cache
 		if err := p.search(place, f, needs); err != nil {
@@ -278,7 +277,7 @@ func (p *Store) Relieve(ctx context.Context, core *correlate.Core, flush func())
 	}
 	step := min(bound/32, 16<<20)
 	goal := max(used-bound, step)
-	freed := core.Spill(p.seed, goal, correlate.Which{Unsaid: p.cfg.Final}, p.out.add)
+	freed := core.Spill(p.cfg.Seed, goal, correlate.Which{Unsaid: p.cfg.Final}, p.out.add)
 	p.pause = 0
 	if freed < goal/2 {
 		p.pause = used - freed + step // most is not handed out yet: it is of no use to try again with every batch
@@ -288,7 +287,7 @@ func (p *Store) Relieve(ctx context.Context, core *correlate.Core, flush func())
 		if !p.cfg.Final {
 			flush()
 		}
-		core.Spill(p.seed, used-freed-bound, correlate.Which{Recent: true, Unsaid: p.cfg.Final}, p.out.add)
+		core.Spill(p.cfg.Seed, used-freed-bound, correlate.Which{Recent: true, Unsaid: p.cfg.Final}, p.out.add)
 	}
 	if err := p.writeOut(ctx); err != nil {
 		return err
@@ -301,7 +300,7 @@ func (p *Store) Relieve(ctx context.Context, core *correlate.Core, flush func())
 
 // Spill takes about so many bytes out of memory, whatever the bound.
 func (p *Store) Spill(ctx context.Context, core *correlate.Core, goal int64) error {
-	core.Spill(p.seed, goal, correlate.Which{Recent: true, Unsaid: p.cfg.Final}, p.out.add)
+	core.Spill(p.cfg.Seed, goal, correlate.Which{Recent: true, Unsaid: p.cfg.Final}, p.out.add)
 	return p.writeOut(ctx)
 }
 
@@ -312,7 +311,7 @@ func (p *Store) writeOut(ctx context.Context) error {
 	}
 	var f *file
 	err := p.cfg.Wait(ctx, "spill to disk", diskFull, func() (err error) {
-		f, err = p.out.build(p.cfg.Dir, p.seed, p.cfg.Final)
+		f, err = p.out.build(p.cfg.Dir, p.cfg.Seed, p.cfg.Final)
 		return err
 	})
 	if err != nil {
